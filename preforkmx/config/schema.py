@@ -1,0 +1,438 @@
+"""Every table and key of the configuration, declared once, with its documentation.
+
+The loader reads tables with these models; ``config example``, ``config schema`` and
+docs/reference/configuration.md are printed from them. A key that is documented for a later
+version stands in its table's ``later`` and is refused as "not yet available".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from preforkmx.config.kinds import (
+    Choice,
+    Code,
+    CoreCount,
+    Domains,
+    Duration,
+    File,
+    Folder,
+    HostName,
+    Integer,
+    ListenAddress,
+    Networks,
+    RateOf,
+    Seconds,
+    Size,
+    SocketFile,
+    StateURL,
+)
+from preforkmx.config.values import Network, Rate
+
+if TYPE_CHECKING:
+    from preforkmx.config.keys import Path as ConfigPath
+
+
+class Table(BaseModel):
+    """A TOML table. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Keys of a later version."""
+
+
+class Workers(Table):
+    """The worker processes."""
+
+    later = frozenset({"lame_duck_seconds", "recycle_after_messages", "user", "group"})
+
+    count: Annotated[int | Literal["auto"], CoreCount(1, 1024)] = Field(
+        default="auto",
+        description='How many worker processes. `"auto"` is one for each core that the process '
+        "may use: its affinity and its cgroup's quota count.",
+    )
+    loop: Annotated[Literal["auto", "uvloop", "asyncio"], Choice(("auto", "uvloop", "asyncio"))] = (
+        Field(
+            default="auto",
+            description='The event loop: `"auto"` is uvloop where it is installed, else asyncio.',
+        )
+    )
+    max_sessions: Annotated[int, Integer(1, 1_000_000)] = Field(
+        default=10_000,
+        description="Open sessions in each worker; a client beyond them is told 421. It must fit "
+        "the process' limit of open files.",
+    )
+    drain_seconds: Annotated[float, Seconds(0, 86400)] = Field(
+        default=60.0,
+        description="How long a session inside a transaction may go on after a drain began. Then "
+        "it is told 421, and a message that is still arriving is not accepted.",
+    )
+    hang_seconds: Annotated[float, Seconds(5, 3600)] = Field(
+        default=30.0,
+        description="A worker whose event loop stays silent for so long is killed and replaced.",
+    )
+
+
+class ListenerTable(Table):
+    """One address that takes mail. There may be many."""
+
+    later = frozenset({"proxy_protocol", "proxy_from", "xclient_from"})
+
+    address: Annotated[str, ListenAddress()] = Field(
+        description="IP address and port; an IPv6 address stands in brackets. `0.0.0.0` is every "
+        "IPv4 address and `[::]` every IPv6 one (and no IPv4 one). Port 0 is any free port; "
+        "`preforkmx status` shows which.",
+        examples=["0.0.0.0:25"],
+    )
+    protocol: Annotated[Literal["smtp"], Choice(("smtp",), later=("lmtp",))] = Field(
+        default="smtp", description="What is spoken on it."
+    )
+    tls: Annotated[
+        Literal["starttls", "implicit", "off"], Choice(("starttls", "implicit", "off"))
+    ] = Field(
+        default="starttls",
+        description='`"starttls"` offers STARTTLS where `[tls]` is given, `"implicit"` begins '
+        'with TLS (port 465, RFC 8314), `"off"` stays in plain text.',
+    )
+    backlog: Annotated[int, Integer(1, 65535)] = Field(
+        default=1024,
+        description="The length of the queue of connections that no worker has taken yet; the "
+        "kernel caps it at net.core.somaxconn.",
+    )
+
+
+class Tls(Table):
+    """The certificate, for STARTTLS and implicit TLS."""
+
+    certificate: Annotated[Path, File()] = Field(
+        description="PEM file: the certificate, then the chain that leads to its authority.",
+        examples=["fullchain.pem"],
+    )
+    key: Annotated[Path, File()] = Field(
+        description="PEM file: the private key, without a passphrase.", examples=["privkey.pem"]
+    )
+    minimum_version: Annotated[Literal["1.2", "1.3"], Choice(("1.2", "1.3"))] = Field(
+        default="1.2", description="The oldest version of TLS that is spoken."
+    )
+
+
+class Limits(Table):
+    """What one session may use."""
+
+    message_size: Annotated[int, Size(1 << 16, 1 << 40)] = Field(
+        default=25 << 20,
+        description="The largest message, as it comes over the wire. SIZE announces it.",
+    )
+    recipients: Annotated[int, Integer(100, 1_000_000)] = Field(
+        default=1000,
+        description="Recipients of one message; a further one is told 452. RFC 5321 wants at "
+        "least 100.",
+    )
+    command_timeout: Annotated[float, Duration(1.0, 86400.0)] = Field(
+        default=300.0, description="How long a client may be silent."
+    )
+    session_time: Annotated[float, Duration(1.0, 7 * 86400.0)] = Field(
+        default=3600.0,
+        description="How long a session may last; a transaction that is under way is finished.",
+    )
+    errors: Annotated[int, Integer(1, 1_000_000)] = Field(
+        default=20,
+        description="Refused commands in one session; at that many it is closed with 421.",
+    )
+    auth_failures: Annotated[int, Integer(1, 1000)] = Field(
+        default=3,
+        description="Failed AUTH commands in one session; at that many it is closed with 421.",
+    )
+    bare_newline: Annotated[Literal["reject"], Choice(("reject",), later=("normalize",))] = Field(
+        default="reject",
+        description="What happens to a message with a CR or LF that stands alone: it is refused "
+        "with 550 5.5.2, because two mail servers may read it as different messages.",
+    )
+
+
+class State(Table):
+    """What the workers know together: rate limits and the greylist."""
+
+    later = frozenset({"prefix"})
+
+    url: Annotated[str, StateURL()] = Field(
+        default="embedded:",
+        description='`"embedded:"` is a store process of this server; it keeps the greylist in a '
+        'file beside the control socket. `"embedded:PATH"` names that file. `"local:"` is in the '
+        "memory of each worker: limits then hold in each worker, not over all of them.",
+    )
+    deadline: Annotated[float, Duration(0.01, 10.0)] = Field(
+        default=0.3,
+        description="How long a session waits for the store. Without an answer its worker "
+        "decides by its own share of the limits.",
+    )
+
+
+_USE = "Which middleware it is."
+
+
+class RateLimit(Table):
+    """Connections from one host (an IPv4 /32, an IPv6 /64), over all workers; else 421."""
+
+    later = frozenset({"messages", "recipients", "auth_failures"})
+
+    use: Literal["rate_limit"] = Field(description=_USE)
+    connections: Annotated[Rate | None, RateOf()] = Field(
+        default=None, description="New connections.", examples=["60/min"]
+    )
+    burst: Annotated[int | None, Integer(1, 1_000_000)] = Field(
+        default=None,
+        description="How many of `connections` may come at once. Default: the rate's own count.",
+        examples=[120],
+    )
+    concurrent: Annotated[int | None, Integer(1, 1_000_000)] = Field(
+        default=None, description="Open connections.", examples=[50]
+    )
+    allow: Annotated[tuple[Network, ...], Networks()] = Field(
+        default=(), description="Networks without limits.", examples=[["192.0.2.0/24"]]
+    )
+
+
+class Greylist(Table):
+    """Defers the first message of an unknown sender, recipient and network with 451.
+
+    Clients that authenticated or that come from private networks are not deferred.
+    """
+
+    use: Literal["greylist"] = Field(description=_USE)
+    delay: Annotated[float, Duration(1.0, 86400.0)] = Field(
+        default=300.0, description="How soon after the first try another one is taken."
+    )
+    window: Annotated[float, Duration(1.0, 30 * 86400.0)] = Field(
+        default=86400.0, description="How long after the first try another one is waited for."
+    )
+    life: Annotated[float, Duration(1.0, 366 * 86400.0)] = Field(
+        default=36 * 86400.0,
+        description="How long one that passed is remembered after its last message.",
+    )
+    on_store_failure: Annotated[Literal["accept", "tempfail"], Choice(("accept", "tempfail"))] = (
+        Field(
+            default="accept",
+            description='While the store is away: `"accept"` lets everybody pass, `"tempfail"` '
+            "defers everybody with 451.",
+        )
+    )
+
+
+Phase = Literal["mail", "rcpt", "data"]
+_PHASES = Choice(("mail", "rcpt", "data"))
+
+
+class RequireTLS(Table):
+    """Refuses mail in plain text."""
+
+    use: Literal["require_tls"] = Field(description=_USE)
+    at: Annotated[Phase, _PHASES] = Field(
+        default="mail", description="The command that is refused."
+    )
+
+
+class RequireAuth(Table):
+    """Refuses mail from clients that did not authenticate."""
+
+    later = frozenset({"relay"})
+
+    use: Literal["require_auth"] = Field(description=_USE)
+    at: Annotated[Phase, _PHASES] = Field(
+        default="mail", description="The command that is refused."
+    )
+
+
+class SiteMiddleware(Table):
+    """Middleware of your own: `MODULE:OBJECT`, or an entry point `preforkmx.middleware`.
+
+    The object is a `Middleware`, or something that gives one when it is called with the other
+    keys of its table as keyword arguments. Only workers import it.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    use: Annotated[str, Code(entry_points=True)] = Field(
+        description="Where it is.", examples=["mymx.checks:reject_null_sender"]
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The table's other keys."""
+        return dict(self.model_extra or {})
+
+
+_TIMEOUT = "How long a delivery may take; then the message is answered with 451."
+DeliveryTimeout = Annotated[float, Duration(1.0, 3600.0)]
+
+
+class Maildir(Table):
+    """Writes each message into a Maildir, `<path>/<domain>/<local part>/{tmp,new,cur}`.
+
+    It is on stable storage before the 250.
+    """
+
+    use: Literal["maildir"] = Field(default="maildir", description="Where messages go.")
+    path: Annotated[Path, Folder()] = Field(
+        description="The folder that holds the Maildirs.", examples=["/var/mail/preforkmx"]
+    )
+    timeout: DeliveryTimeout = Field(default=240.0, description=_TIMEOUT)
+
+
+class Discard(Table):
+    """Accepts every message and forgets it: for measurements only."""
+
+    use: Literal["discard"] = Field(description="Where messages go.")
+    timeout: DeliveryTimeout = Field(default=240.0, description=_TIMEOUT)
+
+
+class SiteDelivery(Table):
+    """A delivery of your own: `MODULE:OBJECT`.
+
+    The object is a handler (a coroutine function), a `Middleware` with one, or something that
+    gives either when it is called with the other keys of its table as keyword arguments.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    use: Annotated[str, Code()] = Field(
+        description="Where it is.", examples=["mymx.delivery:deliver"]
+    )
+    timeout: DeliveryTimeout = Field(default=240.0, description=_TIMEOUT)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The table's other keys."""
+        return dict(self.model_extra or {})
+
+
+class Admin(Table):
+    """How operators reach the running server."""
+
+    later = frozenset({"address"})
+
+    control: Annotated[Path, SocketFile()] = Field(
+        default=Path("/run/preforkmx/control.sock"),
+        description="The control socket, for `preforkmx status`, `reload`, `drain` and `stop`. "
+        "Only the user that runs the server may use it. The lock, the store's socket and its "
+        "file stand beside it.",
+    )
+
+
+class Log(Table):
+    """Logs, on standard error."""
+
+    format: Annotated[Literal["logfmt", "json", "console"], Choice(("logfmt", "json", "console"))] = (
+        Field(
+            default="logfmt",
+            description='`"logfmt"` and `"json"` are for programs, `"console"` is for people.',
+        )
+    )
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Choice(("debug", "info", "warning", "error"))
+    ] = Field(
+        default="info",
+        description='The least important lines that are written; `"debug"` shows the dialogue, '
+        "without credentials.",
+    )
+
+
+MIDDLEWARE: dict[str, type[Table]] = {
+    "rate_limit": RateLimit,
+    "greylist": Greylist,
+    "require_tls": RequireTLS,
+    "require_auth": RequireAuth,
+}
+"""The built-in middleware by its name."""
+LATER_MIDDLEWARE = frozenset({"rbl", "spf"})
+
+DELIVERIES: dict[str, type[Table]] = {"maildir": Maildir, "discard": Discard}
+"""The built-in deliveries by their name."""
+LATER_DELIVERIES = frozenset({"lmtp", "smtp"})
+
+
+def _tag(known: dict[str, type[Table]], default: str) -> Discriminator:
+    def tag(table: Any) -> str:
+        use = table.get("use", default) if isinstance(table, dict) else table.use
+        return use if use in known else "site"
+
+    return Discriminator(tag)
+
+
+AnyMiddleware = Annotated[
+    Annotated[RateLimit, Tag("rate_limit")]
+    | Annotated[Greylist, Tag("greylist")]
+    | Annotated[RequireTLS, Tag("require_tls")]
+    | Annotated[RequireAuth, Tag("require_auth")]
+    | Annotated[SiteMiddleware, Tag("site")],
+    _tag(MIDDLEWARE, ""),
+]
+AnyDelivery = Annotated[
+    Annotated[Maildir, Tag("maildir")]
+    | Annotated[Discard, Tag("discard")]
+    | Annotated[SiteDelivery, Tag("site")],
+    _tag(DELIVERIES, "maildir"),
+]
+
+
+class Config(Table):
+    """The whole configuration."""
+
+    later = frozenset({"extensions", "dns"})
+
+    hostname: Annotated[str | None, HostName()] = Field(
+        default=None,
+        description="This server's name: in the greeting, in Received and in the log. Required "
+        "without `--app`.",
+        examples=["mx.example.com"],
+    )
+    domains: Annotated[tuple[str, ...] | None, Domains()] = Field(
+        default=None,
+        description='The domains whose recipients are taken; others are refused with 550. '
+        '`["*"]` takes any domain. `postmaster@` the host name is always taken. Required without '
+        "`--app`.",
+        examples=[["example.com"]],
+    )
+    workers: Workers = Field(default=Workers(), description="The worker processes.")
+    listener: tuple[ListenerTable, ...] = Field(
+        default=(), description="The addresses that take mail; at least one."
+    )
+    tls: Tls | None = Field(default=None, description="The certificate.")
+    limits: Limits = Field(default=Limits(), description="What one session may use.")
+    state: State = Field(default=State(), description="What the workers know together.")
+    middleware: tuple[AnyMiddleware, ...] = Field(
+        default=(), description="Checks, in the order in which they run."
+    )
+    delivery: AnyDelivery | None = Field(
+        default=None, description="Where messages go. Required without `--app`."
+    )
+    admin: Admin = Field(default=Admin(), description="How operators reach the server.")
+    log: Log = Field(default=Log(), description="Logs.")
+
+
+def table_model(path: ConfigPath, table: Any) -> type[Table] | None:
+    """Return the model of the table at `path`, None where there should be none.
+
+    :param table: what stands there; its ``use`` chooses the middleware or the delivery.
+    """
+    use = table.get("use") if isinstance(table, dict) else None
+    match path:
+        case ():
+            return Config
+        case ("listener", int()):
+            return ListenerTable
+        case ("middleware", int()):
+            return MIDDLEWARE.get(use, SiteMiddleware) if isinstance(use, str) else SiteMiddleware
+        case ("delivery",):
+            known = DELIVERIES.get(use) if isinstance(use, str) else Maildir
+            return known or SiteDelivery
+        case (str(name),) if name in Config.model_fields:
+            annotation = Config.model_fields[name].annotation
+            for inner in (annotation, *get_args(annotation)):
+                if isinstance(inner, type) and issubclass(inner, Table):
+                    return inner
+    return None

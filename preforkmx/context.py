@@ -1,0 +1,158 @@
+"""Context: what a session's hooks hand to the hooks after them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, MutableMapping
+
+
+class Signal:
+    """Something that happens once: true after it happened, and awaitable until then.
+
+    ``if ctx.draining: …`` asks, ``await ctx.closed`` waits. No future is made before somebody
+    waits, so a session that nobody watches pays nothing for it.
+    """
+
+    __slots__ = ("_happened", "_waiters")
+
+    def __init__(self) -> None:
+        self._happened = False
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def __bool__(self) -> bool:
+        return self._happened
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if self._happened:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            yield from waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def set(self) -> None:
+        """It happened: wake everybody who waits. A second call does nothing."""
+        self._happened = True
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def __repr__(self) -> str:
+        return f"<Signal {'set' if self._happened else 'not set'}>"
+
+
+class _SessionLogger(logging.LoggerAdapter[logging.Logger]):
+    """Puts the session's id on every record as ``session``."""
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        extra = kwargs.get("extra")
+        kwargs["extra"] = {**(self.extra or {}), **(extra or {})}
+        return msg, kwargs
+
+
+_NEVER = Signal()
+_LOGGER = logging.getLogger("preforkmx")
+
+
+class Context:
+    """Immutable values that travel through the hooks of one session.
+
+    A hook derives a new Context with :meth:`with_value` and returns it; the session then goes
+    on with that one. After STARTTLS the session's Context is the one of check_connection
+    again (RFC 3207 section 4.2: what was learnt in plain text is forgotten).
+    """
+
+    __slots__ = ("_closed", "_draining", "_logger", "_session_id", "_values", "sender")
+
+    #: The reverse path of the transaction, from MAIL on; ``""`` is the null one, ``None``
+    #: means that there is no transaction.
+    sender: str | None
+
+    def __init__(
+        self,
+        values: dict[Any, Any] | None = None,
+        *,
+        session_id: str = "",
+        logger: logging.Logger = _LOGGER,
+        draining: Signal = _NEVER,
+        closed: Signal = _NEVER,
+        sender: str | None = None,
+    ) -> None:
+        self._values = values if values is not None else {}
+        self._session_id = session_id
+        self._logger = logger
+        self._draining = draining
+        self._closed = closed
+        self.sender = sender
+
+    def value(self, key: Any, default: Any = None) -> Any:
+        """Return what :meth:`with_value` stored under `key`, else `default`.
+
+        Use a private object or a class of your own as key, so that no other middleware's
+        value can be meant.
+        """
+        return self._values.get(key, default)
+
+    def with_value(self, key: Any, value: Any) -> Context:
+        """Return a Context that also holds `value`; this one stays as it is."""
+        return self._derive({**self._values, key: value}, self.sender)
+
+    def with_sender(self, sender: str | None) -> Context:
+        """Return a Context whose :attr:`sender` is `sender` (the session does this at MAIL)."""
+        return self._derive(self._values, sender)
+
+    def bind(
+        self, *, session_id: str, logger: logging.Logger, draining: Signal, closed: Signal
+    ) -> Context:
+        """Return a Context with these values for one session (the server does this)."""
+        return Context(
+            self._values,
+            session_id=session_id,
+            logger=logger,
+            draining=draining,
+            closed=closed,
+            sender=None,
+        )
+
+    def _derive(self, values: dict[Any, Any], sender: str | None) -> Context:
+        return Context(
+            values,
+            session_id=self._session_id,
+            logger=self._logger,
+            draining=self._draining,
+            closed=self._closed,
+            sender=sender,
+        )
+
+    @property
+    def session_id(self) -> str:
+        """The id that every log line of this session carries."""
+        return self._session_id
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose records carry the session's id."""
+        return _SessionLogger(self._logger, {"session": self._session_id})
+
+    @property
+    def draining(self) -> Signal:
+        """Set, and awaitable, when the server drains: finish soon, begin nothing long."""
+        return self._draining
+
+    @property
+    def closed(self) -> Signal:
+        """Set, and awaitable, when the client's connection is gone."""
+        return self._closed
+
+    def __repr__(self) -> str:
+        return f"<Context {self._session_id or '-'} sender={self.sender!r} {self._values!r}>"

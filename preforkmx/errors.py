@@ -1,0 +1,94 @@
+"""Every exception of preforkmx, as one tree.
+
+::
+
+    PreforkmxError
+    ├── SMTPError            a hook or handler answers the client with this reply
+    ├── MessageAborted       the message that was being read will never be complete
+    │   └── ConnectionLost   … because the client went away
+    ├── ConfigError          one or more things are wrong in the configuration
+    ├── BootError            a worker could not start
+    └── StoreUnavailable     no answer from the shared state within its deadline
+
+    LocalProtocolError       (RuntimeError) a caller broke the protocol core's contract: a bug here
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class PreforkmxError(Exception):
+    """The root: everything that preforkmx raises on purpose."""
+
+
+class SMTPError(PreforkmxError):
+    """A reply for the client, raised by a hook or a delivery handler.
+
+    :param code: the reply code, 400 to 599 (RFC 5321 section 4.2).
+    :param message: the text; a line break in it makes a reply of several lines, every other
+        control character becomes a space.
+    :param enhanced: the enhanced status code of RFC 3463 as three numbers; ``None`` means
+        x.0.0 of the code's class. It is sent to clients that greeted with EHLO (RFC 2034).
+    :param close: close the session after the reply; 421 always does (RFC 5321 section 3.8).
+    """
+
+    def __init__(
+        self,
+        code: int,
+        message: str,
+        *,
+        enhanced: tuple[int, int, int] | None = None,
+        close: bool = False,
+    ) -> None:
+        if not 400 <= code <= 599:
+            raise ValueError(f"an SMTPError has a code from 400 to 599, not {code}")
+        if enhanced is not None and enhanced[0] != code // 100:
+            raise ValueError(f"enhanced code {enhanced} does not belong to a {code} reply")
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.enhanced = enhanced if enhanced is not None else (code // 100, 0, 0)
+        self.close = close or code == 421
+
+    def __str__(self) -> str:
+        return f"{self.code} {'.'.join(map(str, self.enhanced))} {self.message}"
+
+
+class MessageAborted(PreforkmxError):
+    """The message will never be complete: no part of it may be delivered.
+
+    Reading ``envelope.data`` raises this when the message turned out too large or
+    malformed, or when a drain reached its deadline.
+    """
+
+
+class ConnectionLost(MessageAborted):
+    """The client went away in the middle of its message."""
+
+
+class ConfigError(PreforkmxError):
+    """Everything that is wrong in a configuration, at once.
+
+    :param problems: one text for each problem, ready to print; where it is known it begins
+        with ``file:line: ``.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class BootError(PreforkmxError):
+    """A worker, the store process or a checker could not start; the text says why."""
+
+
+class StoreUnavailable(PreforkmxError):
+    """The shared state gave no answer within its deadline, or an answer that is not one."""
+
+
+class LocalProtocolError(RuntimeError):
+    """A caller broke the contract of the protocol core: a bug in this program, not a client's."""

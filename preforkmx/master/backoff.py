@@ -1,0 +1,32 @@
+"""Backoff: how long a crashed process's place stays empty."""
+
+from __future__ import annotations
+
+FIRST_SECONDS = 0.25
+LONGEST_SECONDS = 30.0
+HEALTHY_SECONDS = 60.0
+"""A process that was ready for so long makes the crashes before it forgotten."""
+
+
+class Backoff:
+    """No wait after the first crash, then 0.25 s, doubled each time, up to 30 s."""
+
+    def __init__(self) -> None:
+        self._crashes = 0
+
+    def crashed(self, healthy_seconds: float) -> float:
+        """Count a crash; return how many seconds to wait before the replacement.
+
+        :param healthy_seconds: how long the process was ready, 0 when it never was.
+        """
+        if healthy_seconds >= HEALTHY_SECONDS:
+            self._crashes = 0
+        self._crashes += 1
+        if self._crashes == 1:
+            return 0.0
+        # The exponent is bounded: 2 ** 8 is past the longest wait.
+        return min(LONGEST_SECONDS, FIRST_SECONDS * 2 ** min(self._crashes - 2, 8))
+
+    def reset(self) -> None:
+        """Forget all crashes."""
+        self._crashes = 0

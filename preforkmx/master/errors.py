@@ -1,0 +1,9 @@
+"""Why a master does not start."""
+
+from __future__ import annotations
+
+from preforkmx.errors import PreforkmxError
+
+
+class StartRefused(PreforkmxError):  # noqa: N818 - it says what happened, to the operator
+    """A port is taken, something is not permitted, or another master holds the lock."""

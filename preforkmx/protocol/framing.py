@@ -1,0 +1,99 @@
+"""Command lines out of octets: strict CRLF framing (RFC 5321 section 2.3.8).
+
+Only CRLF ends a line. A bare LF or a bare CR is an error that ends the session: two servers
+that read such a line differently is what SMTP smuggling is made of.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+LINE_LIMIT = 2048
+"""Octets of a command line, CRLF included, that are read as a command."""
+SKIP_LIMIT = 8192
+"""Octets after which a line that still has no end ends the session."""
+
+
+class Trouble(Enum):
+    """What there is instead of a line."""
+
+    TOO_LONG = "too long"
+    """The line exceeded its limit; it has been skipped up to its end."""
+    ENDLESS = "endless"
+    """The line exceeded :data:`SKIP_LIMIT`: nothing after it can be trusted to be a command."""
+    BARE_NEWLINE = "bare newline"
+    """A LF without CR, or a CR without LF."""
+
+
+class LineFramer:
+    """Keeps the octets that have arrived and are not yet read, and cuts lines from them.
+
+    It holds what it was fed and not a copy more; the caller bounds that by not feeding on
+    while :attr:`buffered` is large.
+    """
+
+    __slots__ = ("_buffer", "_ends_with_cr", "_position", "_searched", "_skipped")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._position = 0
+        # Everything before this index is known to hold no LF.
+        self._searched = 0
+        # Octets of an overlong line that were thrown away, and whether the last was a CR.
+        self._skipped = 0
+        self._ends_with_cr = False
+
+    @property
+    def buffered(self) -> int:
+        """How many octets are waiting to be read."""
+        return len(self._buffer) - self._position
+
+    def feed(self, octets: bytes) -> None:
+        """Add octets that arrived."""
+        if self._position < len(self._buffer):
+            self._buffer = self._buffer[self._position :] + octets
+            self._searched = max(self._searched - self._position, 0)
+        else:
+            self._buffer = octets
+            self._searched = 0
+        self._position = 0
+
+    def take(self) -> bytes:
+        """Return and forget all that is waiting: the message begins in it."""
+        octets = self._buffer[self._position :] if self._position else self._buffer
+        self._buffer = b""
+        self._position = self._searched = 0
+        return octets
+
+    def next_line(self, limit: int = LINE_LIMIT) -> bytes | Trouble | None:
+        """Return the next line without its CRLF, or what is wrong with it, or None: not yet."""
+        buffer = self._buffer
+        start = self._position
+        end = buffer.find(b"\n", max(self._searched, start))
+        if end < 0:
+            return self._unfinished(limit)
+        self._searched = self._position = end + 1
+        length = self._skipped + end + 1 - start
+        has_cr = buffer[end - 1] == 13 if end > start else self._ends_with_cr
+        self._skipped = 0
+        self._ends_with_cr = False
+        if length > limit:
+            if length > SKIP_LIMIT + limit:
+                return Trouble.ENDLESS
+            return Trouble.TOO_LONG if has_cr else Trouble.BARE_NEWLINE
+        line = buffer[start : end - 1]
+        if not has_cr or b"\r" in line:
+            return Trouble.BARE_NEWLINE
+        return line
+
+    def _unfinished(self, limit: int) -> Trouble | None:
+        waiting = len(self._buffer) - self._position
+        if self._skipped or waiting > limit:
+            # Only the length of an overlong line is remembered, never its octets.
+            self._skipped += waiting
+            if waiting:
+                self._ends_with_cr = self._buffer.endswith(b"\r")
+            self.take()
+            return Trouble.ENDLESS if self._skipped > SKIP_LIMIT + limit else None
+        self._searched = len(self._buffer)
+        return None

@@ -1,0 +1,26 @@
+"""What a listener's sessions are told and held to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, kw_only=True)
+class Settings:
+    """Shared by all sessions of a listener, and never changed."""
+
+    hostname: str
+    message_size: int = 10_240_000
+    """Octets of a message; announced with SIZE (RFC 1870)."""
+    recipients: int = 100
+    """Recipients of a transaction; the rest get 452 4.5.3 (RFC 5321 section 4.5.3.1.10)."""
+    errors: int = 20
+    """Refused commands since the last delivered message; the next one gets 421."""
+    auth_failures: int = 3
+    """Failed authentications of a session; the last one gets 421."""
+    starttls: bool = False
+    """STARTTLS is offered in plain text."""
+    auth: bool = False
+    """There is somebody to ask: AUTH is offered where it may be used."""
+    allow_insecure_auth: bool = False
+    """AUTH may be used in plain text too."""

@@ -1,0 +1,465 @@
+"""Server: the library's entry. One process, the caller's loop; workers run the same object."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING, Self
+
+from preforkmx.context import Context
+from preforkmx.middleware.base import Middleware
+from preforkmx.middleware.chain import compile_chain
+from preforkmx.model import IPAddress, Peer
+from preforkmx.protocol import replies
+from preforkmx.protocol.core import Core, Trace
+from preforkmx.protocol.settings import Settings
+from preforkmx.session.acceptor import Acceptor
+from preforkmx.session.listener import Listener, TLSMode, split_address
+from preforkmx.session.service import HOOK_FAILURE, Service
+from preforkmx.session.session import (
+    TLS_HANDSHAKE_SECONDS,
+    TLS_SHUTDOWN_SECONDS,
+    Session,
+)
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Callable
+    from types import TracebackType
+
+    from preforkmx.errors import SMTPError
+    from preforkmx.middleware.base import Handler
+    from preforkmx.observe.counters import Counters
+    from preforkmx.observe.log import AccessLog
+
+SWEEP_SECONDS = 1.0
+"""How often the deadlines of all sessions are looked at."""
+
+
+class Server:
+    """An SMTP server.
+
+    ::
+
+        server = Server(hostname="mx.example.com", handler=deliver)
+        server.use(require_tls())
+        server.listen("127.0.0.1:2525")
+        async with server:
+            await server.draining
+
+    The defaults are the seed's; ``preforkmx serve`` has its own (docs/reference).
+
+    :param hostname: this host's name in the greeting; the machine's name when left out.
+    :param tls: offers STARTTLS, and serves implicit-TLS listeners.
+    :param handler: takes messages; without one they are accepted and thrown away. A delivery
+        target is a Middleware whose handler runs last.
+    :param hook_failure: the reply when a hook raises something else than an SMTPError.
+    :param base_context: the Context from which each session's is made.
+    :param conn_context: called with a new session's Context and Peer, returns its Context.
+    :param message_size: octets of a message, as they come over the wire.
+    :param recipients: recipients of a transaction, at least 100 (RFC 5321 section 4.5.3.1.8).
+    :param command_timeout: seconds for each wait for the client, and for the hooks of a phase.
+    :param session_time: seconds of a session, looked at between transactions; None: no limit.
+    :param errors: refused commands since the last delivered message, then 421.
+    :param auth_failures: failed authentications of a session, then 421.
+    :param delivery_timeout: seconds that the handlers have for a message, not counting the
+        waits for the client.
+    :param max_sessions: sessions at once; more get 421.
+    :param allow_insecure_auth: offer AUTH in plain text too.
+    :param logger: for what goes wrong, and the parent of each session's ``ctx.logger``. At
+        debug level it also gets the dialogue, without credentials.
+    :param access_log: gets a line for a refused connection, a transaction, a session's end.
+    """
+
+    def __init__(
+        self,
+        *,
+        hostname: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        handler: Handler | Middleware | None = None,
+        hook_failure: SMTPError = HOOK_FAILURE,
+        base_context: Context | None = None,
+        conn_context: Callable[[Context, Peer], Context] | None = None,
+        message_size: int = 10_240_000,
+        recipients: int = 100,
+        command_timeout: float = 60.0,
+        session_time: float | None = None,
+        errors: int = 20,
+        auth_failures: int = 3,
+        delivery_timeout: float = 240.0,
+        max_sessions: int = 100,
+        allow_insecure_auth: bool = False,
+        logger: logging.Logger | None = None,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        if recipients < 100:
+            raise ValueError("recipients is at least 100 (RFC 5321 section 4.5.3.1.8)")
+        self._middleware: list[Middleware] = []
+        self._delivery = (
+            handler
+            if isinstance(handler, Middleware) or handler is None
+            else Middleware(handler=handler)
+        )
+        self._listeners: list[Listener] = []
+        self._sockets: list[socket.socket] = []
+        self._acceptors: list[Acceptor] = []
+        self._stack: contextlib.AsyncExitStack | None = None
+        self._idle: list[asyncio.Future[None]] = []
+        self._limits = {
+            "message_size": message_size,
+            "recipients": recipients,
+            "errors": errors,
+            "auth_failures": auth_failures,
+        }
+        self._allow_insecure_auth = allow_insecure_auth
+        self._settings: dict[Listener, Settings] = {}
+        self._service = Service(
+            settings=self._settings_for,
+            logger=logger or logging.getLogger("preforkmx.session"),
+            tls=tls,
+            access_log=access_log,
+            hook_failure=hook_failure,
+            base_context=base_context or Context(),
+            conn_context=conn_context,
+            hostname=hostname or socket.getfqdn(),
+            command_timeout=command_timeout,
+            delivery_timeout=delivery_timeout,
+            session_time=session_time,
+            max_sessions=max_sessions,
+        )
+
+    # --- what it is made of -------------------------------------------------------------------
+
+    def use(self, *middleware: Middleware) -> None:
+        """Add middleware; hooks run in the order of their use.
+
+        :raises TypeError: for what is not a Middleware.
+        :raises RuntimeError: after the start: the chain is compiled once.
+        """
+        if self._stack is not None:
+            raise RuntimeError("use() comes before the start")
+        for item in middleware:
+            if not isinstance(item, Middleware):
+                raise TypeError(f"use() takes Middleware, not {item!r}")
+            self._middleware.append(item)
+
+    def listen(self, address: str, *, tls: TLSMode = "starttls", backlog: int = 1024) -> None:
+        """Add a listener that ``async with server`` binds.
+
+        :param address: ``"HOST:PORT"``; port 0 is any free port, see :attr:`addresses`.
+        """
+        self._listeners.append(Listener(address, tls=tls, backlog=backlog))
+
+    @property
+    def middleware(self) -> tuple[Middleware, ...]:
+        """What was added with :meth:`use`, in its order."""
+        return tuple(self._middleware)
+
+    @property
+    def delivery(self) -> Middleware | None:
+        """What `handler` was, as a Middleware."""
+        return self._delivery
+
+    @property
+    def hostname(self) -> str:
+        """This host's name."""
+        return self._service.hostname
+
+    @property
+    def counters(self) -> Counters:
+        """What this server has counted since it was made."""
+        return self._service.counters
+
+    @property
+    def sessions(self) -> int:
+        """Open sessions."""
+        return len(self._service.sessions)
+
+    @property
+    def in_data(self) -> int:
+        """Sessions between 354 and the reply after their message."""
+        return self._service.in_data
+
+    @property
+    def draining(self) -> asyncio.Future[None] | object:
+        """Awaitable: :meth:`drain` or :meth:`shutdown` was called."""
+        return self._service.draining
+
+    # --- start and stop -------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def started(self) -> AsyncIterator[None]:
+        """Enter every lifespan, serve :meth:`acceptor` and :meth:`take`, leave the lifespans.
+
+        Leaving aborts the sessions that are left.
+        """
+        if self._stack is not None:
+            raise RuntimeError("this server runs already")
+        service = self._service
+        service.chain = compile_chain(
+            [*self._middleware, *([self._delivery] if self._delivery else [])]
+        )
+        service.id_prefix = f"{int(time.time()):x}{os.getpid():x}-"
+        self._settings.clear()
+        loop = asyncio.get_running_loop()
+        async with contextlib.AsyncExitStack() as stack:
+            self._stack = stack
+            try:
+                for link in service.chain.lifespan:
+                    await stack.enter_async_context(link.hook())
+                sweeper = loop.create_task(self._sweep())
+                try:
+                    yield
+                finally:
+                    sweeper.cancel()
+                    self.abort()
+                    await self.wait_closed()
+            finally:
+                self._stack = None
+
+    async def __aenter__(self) -> Self:
+        self._running = self.started()
+        await self._running.__aenter__()
+        loop = asyncio.get_running_loop()
+        try:
+            for listener in self._listeners:
+                sock = _bind(listener)
+                self._sockets.append(sock)
+                acceptor = self.acceptor(sock, listener)
+                self._acceptors.append(acceptor)
+            for acceptor in self._acceptors:
+                acceptor.start()
+        except BaseException as error:
+            self._close_listeners()
+            await self._running.__aexit__(type(error), error, error.__traceback__)
+            raise
+        self._loop = loop
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close_listeners()
+        await self._running.__aexit__(kind, error, traceback)
+
+    async def serve(self, address: str, *, tls: TLSMode = "starttls") -> None:
+        """Listen on `address` too, and serve until :meth:`shutdown`."""
+        self.listen(address, tls=tls)
+        async with self:
+            await self._service.draining
+            await self.wait_closed()
+
+    async def shutdown(self, deadline: float = 30.0) -> None:
+        """Stop: take no more connections, let transactions finish, say 421 to the rest.
+
+        :param deadline: seconds for the transactions; what is not over then gets 421 and no
+            250, and after 5 seconds more its connection is aborted.
+        """
+        for acceptor in self._acceptors:
+            acceptor.accept_now()
+        self._close_listeners()
+        self.drain()
+        for seconds, then in ((deadline, self.abort_transactions), (5.0, self.abort)):
+            try:
+                async with asyncio.timeout(seconds):
+                    await self.wait_closed()
+                return
+            except TimeoutError:
+                then()
+        await self.wait_closed()
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of each listener, in the order of :meth:`listen`, once it is bound."""
+        return [sock.getsockname()[:2] for sock in self._sockets]
+
+    def _close_listeners(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        for sock in self._sockets:
+            sock.close()
+        self._acceptors.clear()
+        self._sockets.clear()
+
+    # --- connections -----------------------------------------------------------------------------
+
+    def acceptor(self, sock: socket.socket, listener: Listener) -> Acceptor:
+        """Return the accept loop for a listening socket; the caller starts and stops it."""
+        return Acceptor(asyncio.get_running_loop(), sock, listener, self.take, self._service.logger)
+
+    def take(self, sock: socket.socket, address: object, listener: Listener) -> None:
+        """Serve a connection that was accepted.
+
+        :param sock: non-blocking; the server closes it.
+        :param address: as :meth:`socket.socket.accept` gave it.
+        """
+        service = self._service
+        service.counters.connections += 1
+        if len(service.sessions) >= service.max_sessions:
+            service.counters.connections_refused += 1
+            _turn_away(sock, listener)
+            return
+        loop = asyncio.get_running_loop()
+        host, port = _client(address)
+        peer = Peer(host, port, service.hostname, listener.address)
+        implicit = listener.tls == "implicit"
+        core = Core(self._settings_for(listener), tls=implicit, trace=None)
+        session = Session(service, core, peer, loop)
+        core.trace = self._trace(session)
+        service.sessions.add(session)
+        session.task = loop.create_task(self._run(session, sock, loop, implicit=implicit))
+
+    async def _run(
+        self,
+        session: Session,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        implicit: bool,
+    ) -> None:
+        service = self._service
+        try:
+            if implicit:
+                await loop.connect_accepted_socket(
+                    lambda: session,
+                    sock,
+                    ssl=service.tls,
+                    ssl_handshake_timeout=TLS_HANDSHAKE_SECONDS,
+                    ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
+                )
+                service.counters.tls_handshakes += 1
+            else:
+                await loop.connect_accepted_socket(lambda: session, sock)
+        except BaseException as error:
+            # Neither connection_made nor connection_lost was called: nobody else closes it.
+            sock.close()
+            service.sessions.discard(session)
+            self._look_idle()
+            if implicit:
+                service.counters.tls_failures += 1
+            if not isinstance(error, (OSError, asyncio.CancelledError)):
+                service.logger.exception("connection failed", extra={"session": session.id})
+            return
+        try:
+            await session.run()
+        finally:
+            self._look_idle()
+
+    def _settings_for(self, listener: Listener) -> Settings:
+        settings = self._settings.get(listener)
+        if settings is None:
+            service = self._service
+            settings = Settings(
+                hostname=service.hostname,
+                starttls=listener.tls == "starttls" and service.tls is not None,
+                auth=bool(service.chain.authenticate),
+                allow_insecure_auth=self._allow_insecure_auth,
+                **self._limits,
+            )
+            self._settings[listener] = settings
+        return settings
+
+    def _trace(self, session: Session) -> Trace | None:
+        logger = self._service.logger
+        if not logger.isEnabledFor(logging.DEBUG):
+            return None
+
+        def trace(side: str, octets: bytes) -> None:
+            text = octets.decode("utf-8", "backslashreplace").rstrip("\r\n")
+            for line in text.split("\r\n"):
+                logger.debug("%s: %s", side, line, extra={"session": session.id})
+
+        return trace
+
+    # --- drain --------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Say 421 to idle sessions now, and to the others after their transaction."""
+        self._service.draining.set()
+        for session in list(self._service.sessions):
+            if not session.core.in_transaction:
+                session.wake()
+
+    def retire(self) -> None:
+        """Say 421 to each session at its next command outside a transaction."""
+        self._service.retiring = True
+
+    def abort_transactions(self) -> None:
+        """The drain's deadline: 421 to all; a message that still arrives gets no 250."""
+        self._service.aborting = True
+        self._service.draining.set()
+        for session in list(self._service.sessions):
+            session.wake()
+
+    def abort(self) -> None:
+        """End every session at once, without a word."""
+        for session in list(self._service.sessions):
+            session.abort()
+            if session.task is not None:
+                session.task.cancel()
+
+    async def wait_closed(self) -> None:
+        """Wait until there is no session."""
+        while self._service.sessions:
+            waiter = asyncio.get_running_loop().create_future()
+            self._idle.append(waiter)
+            await waiter
+
+    def _look_idle(self) -> None:
+        if not self._service.sessions and self._idle:
+            waiters, self._idle = self._idle, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = loop.time()
+            for session in list(self._service.sessions):
+                if session.deadline < now:
+                    session.expire()
+
+
+def _client(address: object) -> tuple[IPAddress | None, int]:
+    """Return the client's address and port; an IPv4-mapped address is IPv4."""
+    if not isinstance(address, tuple):
+        return None, 0
+    host = ip_address(address[0].partition("%")[0])
+    if isinstance(host, IPv6Address) and host.ipv4_mapped is not None:
+        host = host.ipv4_mapped
+    return host, address[1]
+
+
+def _turn_away(sock: socket.socket, listener: Listener) -> None:
+    """Say 421 and close; before a TLS handshake there is nothing to say."""
+    with sock, contextlib.suppress(OSError):
+        if listener.tls != "implicit":
+            sock.send(replies.TOO_MANY_SESSIONS.octets(extended=False))
+            sock.shutdown(socket.SHUT_WR)
+
+
+def _bind(listener: Listener) -> socket.socket:
+    host, port = split_address(listener.address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+        sock.listen(listener.backlog)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

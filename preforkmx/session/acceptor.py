@@ -1,0 +1,97 @@
+"""The accept loop of one listening socket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    import logging
+    import socket
+    from collections.abc import Callable
+
+    from preforkmx.session.listener import Listener
+
+ACCEPTS_PER_WAKE = 16
+"""Connections taken in one turn of the loop, so that the sessions have their turn too."""
+BACK_OFF_SECONDS = 0.1
+"""How long accepting rests when the process or the machine is out of something. The waiting
+connections stay in the listener's queue meanwhile."""
+
+
+class Acceptor:
+    """Takes connections from a listening socket and hands them on.
+
+    ``loop.create_server`` is not used: it loses connections that are accepted in the
+    iteration in which it is closed, and it calls ``listen()`` again, which shrinks the
+    backlog of a socket that several processes share.
+
+    :param take: called with each connection (non-blocking), the client's address as the
+        kernel gave it, and the listener.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        listener: Listener,
+        take: Callable[[socket.socket, object, Listener], None],
+        logger: logging.Logger,
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._listener = listener
+        self._take = take
+        self._logger = logger
+        self._running = False
+        self._resting: asyncio.TimerHandle | None = None
+        sock.setblocking(False)
+
+    def start(self) -> None:
+        """Begin to accept."""
+        if not self._running:
+            self._running = True
+            self._loop.add_reader(self._sock.fileno(), self._accept, ACCEPTS_PER_WAKE)
+
+    def stop(self) -> None:
+        """Accept no more; the socket stays open. A second call does nothing."""
+        if self._running:
+            self._running = False
+            if self._resting is not None:
+                self._resting.cancel()
+                self._resting = None
+            else:
+                self._loop.remove_reader(self._sock.fileno())
+
+    def accept_now(self) -> None:
+        """Take what is queued at this moment, at most a backlog of connections."""
+        self._accept(self._listener.backlog)
+
+    def _accept(self, most: int) -> None:
+        for _ in range(most):
+            try:
+                connection, address = self._sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionAbortedError:
+                # The client went away while it was queued.
+                continue
+            except OSError as error:
+                self._trouble(error)
+                return
+            connection.setblocking(False)
+            self._take(connection, address, self._listener)
+
+    def _trouble(self, error: OSError) -> None:
+        """Rest for a while: the socket stays readable, and asking again at once would spin."""
+        self._logger.error(
+            "cannot accept", extra={"listener": self._listener.address, "error": error.strerror}
+        )
+        if self._running and self._resting is None:
+            self._loop.remove_reader(self._sock.fileno())
+            self._resting = self._loop.call_later(BACK_OFF_SECONDS, self._resume)
+
+    def _resume(self) -> None:
+        self._resting = None
+        if self._running:
+            self._loop.add_reader(self._sock.fileno(), self._accept, ACCEPTS_PER_WAKE)

@@ -1,0 +1,76 @@
+"""The message while it arrives: what a handler reads is what the client is sending."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from preforkmx.body import MessageStream
+from preforkmx.errors import ConnectionLost, MessageAborted
+from preforkmx.protocol.core import NEED_DATA
+from preforkmx.protocol.events import Chunk, End
+
+if TYPE_CHECKING:
+    from preforkmx.session.session import Session
+
+
+class NoMessage(MessageStream):
+    """``envelope.data`` before DATA: empty."""
+
+    async def next_chunk(self) -> bytes:
+        return b""
+
+
+class IncomingMessage(MessageStream):
+    """Reads the message from the session's client, at the pace of the handler.
+
+    Nothing is read ahead but what the transport's buffer and
+    :data:`~preforkmx.session.wire.HIGH_WATER` hold.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._aborted: MessageAborted | None = None
+        self.end: End | None = None
+        """The end of the message, once it was reached."""
+
+    @property
+    def aborted(self) -> MessageAborted | None:
+        """Why the message will never be complete."""
+        return self._aborted
+
+    async def next_chunk(self) -> bytes:
+        if self._aborted is not None:
+            raise self._aborted
+        if self.end is not None:
+            return b""
+        session = self._session
+        core = session.core
+        while True:
+            if session.service.aborting:
+                raise self._abort(MessageAborted("the server is shutting down"))
+            event = core.next_event()
+            if event is NEED_DATA:
+                await session.more_of_message()
+                if session.expired:
+                    raise self._abort(MessageAborted("the client sent nothing for too long"))
+            elif type(event) is Chunk:
+                return event.octets
+            elif type(event) is End:
+                self.end = event
+                if event.fault is not None:
+                    raise self._abort(MessageAborted(event.fault.text))
+                return b""
+            else:
+                raise self._abort(ConnectionLost("the client closed during its message"))
+
+    async def drain(self) -> None:
+        """Read and forget what the handler left, up to the end or to what prevents it."""
+        try:
+            while self.end is None:
+                await self.next_chunk()
+        except MessageAborted:
+            return
+
+    def _abort(self, reason: MessageAborted) -> MessageAborted:
+        self._aborted = reason
+        return reason

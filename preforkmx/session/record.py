@@ -1,0 +1,122 @@
+"""What a session tells the access log: its refusal, its transactions, its end."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from preforkmx.model import Envelope, Peer
+    from preforkmx.observe.log import AccessLog
+    from preforkmx.protocol.replies import Reply
+
+MAX_LOGGED_RECIPIENTS = 100
+"""Recipients that a transaction's line names; the line counts all of them."""
+
+
+class Record:
+    """Collects what a session's log lines say. Made only where there is an access log."""
+
+    __slots__ = ("_by", "_log", "_refused", "_reply", "_started", "_who", "transactions")
+
+    def __init__(self, log: AccessLog, session_id: str, peer: Peer) -> None:
+        self._log = log
+        self._who = log.render(
+            session=session_id, peer=peer.host, port=peer.port, listener=peer.listener
+        )
+        self._started = monotonic()
+        self._reply: Reply | None = None
+        self._by: str | None = None
+        self._refused = 0
+        self.transactions = 0
+
+    def _about(self, peer: Peer) -> str:
+        return self._log.render(
+            helo=peer.helo_name or None,
+            proto=peer.protocol or None,
+            tls=peer.tls.version if peer.tls else None,
+            user=peer.username,
+        )
+
+    def refused(self, peer: Peer, reply: Reply, by: str | None) -> None:
+        """The client was refused before its greeting."""
+        tls = peer.tls.version if peer.tls else None
+        self._log.emit(
+            "refused",
+            self._who,
+            self._log.render(tls=tls, verdict=verdict(reply), by=by, reply=reply.text),
+        )
+
+    def recipient_refused(self, reply: Reply, by: str | None) -> None:
+        """A recipient was refused; a transaction that takes none is explained by the last."""
+        self._refused += 1
+        self._reply = reply
+        self._by = by
+
+    def transaction(
+        self,
+        peer: Peer,
+        envelope: Envelope,
+        *,
+        outcome: str,
+        started: float,
+        reply: Reply | None = None,
+        by: str | None = None,
+        size: int | None = None,
+        error: str | None = None,
+    ) -> None:
+        """A transaction ended.
+
+        :param outcome: ``accepted``, ``deferred``, ``refused``, ``aborted`` or ``reset``.
+        :param started: on the clock of :func:`time.monotonic`.
+        """
+        if outcome == "reset" and self._reply is not None and not envelope.recipients:
+            reply, by = self._reply, self._by
+            outcome = verdict(self._reply)
+        recipients = envelope.recipients
+        named = ",".join(recipients[:MAX_LOGGED_RECIPIENTS]) if recipients else None
+        log = self._log
+        log.emit(
+            "transaction",
+            self._who,
+            self._about(peer),
+            log.render(
+                id=envelope.id,
+                sender=envelope.sender,
+                recipients=named,
+                count=len(recipients),
+                not_taken=self._refused or None,
+                size=size,
+                verdict=outcome,
+                by=by,
+                reply=reply.text if reply is not None else None,
+                error=error,
+                ms=round((monotonic() - started) * 1000, 1),
+            ),
+        )
+        self.transactions += 1
+        self._refused = 0
+        self._reply = self._by = None
+
+    def ended(self, peer: Peer, how: str, *, messages: int, errors: int) -> None:
+        """The session is over.
+
+        :param how: ``quit``, ``refused``, ``lost``, ``timeout``, ``shutdown``, ``error`` …
+        """
+        self._log.emit(
+            "session",
+            self._who,
+            self._about(peer),
+            self._log.render(
+                ended=how,
+                transactions=self.transactions,
+                messages=messages,
+                errors=errors,
+                ms=round((monotonic() - self._started) * 1000, 1),
+            ),
+        )
+
+
+def verdict(reply: Reply) -> str:
+    """Name the class of `reply` as the log does."""
+    return "accepted" if reply.code < 400 else "deferred" if reply.code < 500 else "refused"

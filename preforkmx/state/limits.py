@@ -1,0 +1,120 @@
+"""The engine of the limits: rates and open connections of any number of keys, all in memory.
+
+It never awaits and reads no clock. :class:`~preforkmx.state.local.LocalStore` asks it directly,
+the store process on behalf of the workers, and both say what time it is in whole microseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from preforkmx.state.expiring import ExpiringMap
+from preforkmx.state.gcra import next_arrival, wait_for
+
+#: Outcomes of :meth:`Limits.open`, which the wire between worker and store process carries too.
+ADMITTED: Final = 0
+REFUSED_BY_HOST: Final = 1
+REFUSED_BY_NETWORK: Final = 2
+REFUSED_BY_LEASES: Final = 3
+
+
+def lease_key(name: bytes, host: bytes) -> bytes:
+    """Return the key under which the open connections of `host` are counted for `name`."""
+    return b"c" + name + b"\0" + host
+
+
+class Limits:
+    """GCRA limits and counted leases.
+
+    :param capacity: the most keys with a rate that is not at rest. What is pushed out of a
+        full map begins again with a whole burst.
+    """
+
+    __slots__ = ("_arrivals", "_leases")
+
+    def __init__(self, capacity: int) -> None:
+        # The theoretical arrival time is the expiry too: a key that it has reached is at rest.
+        self._arrivals: ExpiringMap[bytes, int] = ExpiringMap(capacity, int)
+        self._leases: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        """Keys with a rate, those at rest included as long as they are remembered."""
+        return len(self._arrivals)
+
+    @property
+    def leases(self) -> int:
+        """Leases that are held."""
+        return sum(self._leases.values())
+
+    def take(self, key: bytes, cost: int, tolerance: int, now: int) -> int:
+        """Take `cost` µs of a limit for `key`; return 0, or how many µs it must wait."""
+        arrivals = self._arrivals
+        arrival = next_arrival(arrivals.entries.get(key, 0), now, cost, tolerance)
+        wait = wait_for(arrival, now, tolerance)
+        if not wait:
+            arrivals.put(key, arrival, now)
+        return wait
+
+    def open(
+        self,
+        name: bytes,
+        host: bytes,
+        network: bytes,
+        host_interval: int,
+        host_tolerance: int,
+        network_interval: int,
+        network_tolerance: int,
+        concurrent: int,
+        now: int,
+    ) -> tuple[int, int]:
+        """Check every limit of a new connection, then charge them all and hold its lease.
+
+        An interval of 0 and a `concurrent` of 0 stand for a limit that is not set. When
+        `concurrent` is set and the connection is admitted, the caller gives its lease back
+        with :meth:`release`.
+
+        :returns: the outcome and, where a rate refused, how many µs remain to wait.
+        """
+        stored = self._arrivals.entries
+        outcome, wait = ADMITTED, 0
+        host_arrival = network_arrival = 0
+        host_key = network_key = b""
+        if host_interval:
+            host_key = b"h" + name + b"\0" + host
+            host_arrival = next_arrival(stored.get(host_key, 0), now, host_interval, host_tolerance)
+            wait = wait_for(host_arrival, now, host_tolerance)
+            if wait:
+                outcome = REFUSED_BY_HOST
+        if network_interval:
+            network_key = b"n" + name + b"\0" + network
+            network_arrival = next_arrival(
+                stored.get(network_key, 0), now, network_interval, network_tolerance
+            )
+            network_wait = wait_for(network_arrival, now, network_tolerance)
+            if network_wait > wait:
+                outcome, wait = REFUSED_BY_NETWORK, network_wait
+        if outcome:
+            return outcome, wait
+        if concurrent:
+            key = lease_key(name, host)
+            held = self._leases.get(key, 0)
+            if held >= concurrent:
+                return REFUSED_BY_LEASES, 0
+            self._leases[key] = held + 1
+        if host_interval:
+            self._arrivals.put(host_key, host_arrival, now)
+        if network_interval:
+            self._arrivals.put(network_key, network_arrival, now)
+        return ADMITTED, 0
+
+    def hold(self, key: bytes) -> None:
+        """Count a lease that was given before this engine began: no limit refuses it."""
+        self._leases[key] = self._leases.get(key, 0) + 1
+
+    def release(self, key: bytes) -> None:
+        """Give one lease of `key` back."""
+        held = self._leases.get(key, 0) - 1
+        if held > 0:
+            self._leases[key] = held
+        else:
+            self._leases.pop(key, None)

@@ -1,0 +1,3 @@
+"""The processes that the master forks: workers, the store process and the checker."""
+
+from __future__ import annotations
