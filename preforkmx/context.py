@@ -125,14 +125,15 @@ class Context:
         )
 
     def _derive(self, values: dict[Any, Any], sender: str | None) -> Context:
-        return Context(
-            values,
-            session_id=self._session_id,
-            logger=self._logger,
-            draining=self._draining,
-            closed=self._closed,
-            sender=sender,
-        )
+        # Twice a transaction: without the detour over __init__ and its keywords.
+        derived = Context.__new__(Context)
+        derived._values = values
+        derived._session_id = self._session_id
+        derived._logger = self._logger
+        derived._draining = self._draining
+        derived._closed = self._closed
+        derived.sender = sender
+        return derived
 
     @property
     def session_id(self) -> str:

@@ -130,6 +130,7 @@ class Server:
             command_timeout=command_timeout,
             delivery_timeout=delivery_timeout,
             session_time=session_time,
+            ending=session_time is not None,
             max_sessions=max_sessions,
         )
 
@@ -383,6 +384,7 @@ class Server:
 
     def drain(self) -> None:
         """Say 421 to idle sessions now, and to the others after their transaction."""
+        self._service.ending = True
         self._service.draining.set()
         for session in list(self._service.sessions):
             if not session.core.in_transaction:
@@ -395,6 +397,7 @@ class Server:
     def abort_transactions(self) -> None:
         """The drain's deadline: 421 to all; a message that still arrives gets no 250."""
         self._service.aborting = True
+        self._service.ending = True
         self._service.draining.set()
         for session in list(self._service.sessions):
             session.wake()

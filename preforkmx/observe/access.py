@@ -55,7 +55,7 @@ class AccessLog:
     def render(self, **fields: Value) -> str:
         """Return the fields as a fragment for :meth:`emit`, which may be kept and used again.
 
-        Fields that are None are left out. A string of more than 2,048 characters is cut and
+        Fields that are None are left out. A string of more than 8,192 characters is cut and
         ends with ``…``; numbers keep six decimals.
 
         :raises ValueError: for a name that is not ``[a-z][a-z0-9_]*``, or ``time``, ``level``.

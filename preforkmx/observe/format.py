@@ -26,7 +26,7 @@ Value = str | int | float | bool | None
 
 FormatName = Literal["logfmt", "json", "console"]
 
-MAX_VALUE = 2048
+MAX_VALUE = 8192
 """The characters of one value that are kept; a longer one is cut and ends with ``…``."""
 
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
@@ -66,6 +66,18 @@ def cut(value: str) -> str:
     return value if len(value) <= MAX_VALUE else value[: MAX_VALUE - 1] + "…"
 
 
+# What needs no quotes in logfmt: printable ASCII without space, quote, equals, backslash.
+_BARE = re.compile(rf"[!#-<>-\[\]-~]{{1,{MAX_VALUE}}}").fullmatch
+
+
+def _quoted(value: str) -> str:
+    """Return a value that may need quotes or escapes in logfmt."""
+    value = cut(value)
+    if not value.isprintable() or '"' in value or "\\" in value:
+        return encode_basestring_ascii(value)
+    return f'"{value}"' if " " in value or "=" in value or not value else value
+
+
 class LineFormat(ABC):
     """One way to write a line."""
 
@@ -91,7 +103,7 @@ class LineFormat(ABC):
         """Return a stack trace as a piece that must be the line's last."""
         lines = text.rstrip().splitlines()
         # What went wrong stands at the end of a trace, so that is the part that is kept.
-        kept = "\n".join(lines)[-4 * MAX_VALUE :]
+        kept = "\n".join(lines)[-MAX_VALUE:]
         return self._stack(kept)
 
     @abstractmethod
@@ -135,12 +147,9 @@ class Logfmt(LineFormat):
             if value is None:
                 continue
             if isinstance(value, str):
-                if not value.isprintable() or '"' in value or "\\" in value:
-                    text = encode_basestring_ascii(cut(value))
-                elif " " in value or "=" in value or not value:
-                    text = f'"{cut(value)}"'
-                else:
-                    text = value if len(value) <= MAX_VALUE else cut(value)
+                text = value if _BARE(value) else _quoted(value)
+            elif type(value) is int:
+                text = str(value)
             elif value is True:
                 text = "true"
             elif value is False:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from preforkmx.protocol import replies
 from preforkmx.protocol.events import Hello, Mail, Rcpt, Verify
-from preforkmx.protocol.parameters import mail_parameters, rcpt_parameters
+from preforkmx.protocol.parameters import NO_PARAMETERS, mail_parameters, rcpt_parameters
 from preforkmx.protocol.paths import PathError, PathTooLong, parse_path
 from preforkmx.protocol.replies import Reply
 
@@ -37,8 +37,10 @@ def mail(argument: bytes, settings: Settings) -> Mail | Reply:
     if argument[:5].upper() != b"FROM:":
         return replies.MAIL_SYNTAX
     if not argument.isascii():
-        return replies.SENDER_NOT_ASCII
-    text = argument[5:].decode("ascii").lstrip(" ")
+        return replies.SENDER_NOT_ASCII if _is_utf8(argument) else replies.BAD_SENDER
+    text = argument[5:].decode("ascii")
+    if text[:1] == " ":
+        text = text.lstrip(" ")
     try:
         path, end = parse_path(text)
     except PathTooLong:
@@ -46,7 +48,11 @@ def mail(argument: bytes, settings: Settings) -> Mail | Reply:
     except PathError:
         return replies.BAD_SENDER
     # <Postmaster> without a domain is a forward path only (RFC 5321 section 4.1.1.3).
-    if (path and "@" not in path) or text[end : end + 1] not in ("", " "):
+    if path and "@" not in path:
+        return replies.BAD_SENDER
+    if len(text) == end:
+        return Mail(path, NO_PARAMETERS)
+    if text[end] != " ":
         return replies.BAD_SENDER
     parameters = mail_parameters(text[end:], max_size=settings.message_size, auth=settings.auth)
     return parameters if type(parameters) is Reply else Mail(path, parameters)  # type: ignore[arg-type]
@@ -57,19 +63,22 @@ def rcpt(argument: bytes, settings: Settings) -> Rcpt | Reply:
     if argument[:3].upper() != b"TO:":
         return replies.RCPT_SYNTAX
     if not argument.isascii():
-        return replies.RECIPIENT_NOT_ASCII
-    text = argument[3:].decode("ascii").lstrip(" ")
+        return replies.RECIPIENT_NOT_ASCII if _is_utf8(argument) else replies.BAD_RECIPIENT
+    text = argument[3:].decode("ascii")
+    if text[:1] == " ":
+        text = text.lstrip(" ")
     try:
         path, end = parse_path(text)
     except PathTooLong:
         return replies.RECIPIENT_TOO_LONG
     except PathError:
         return replies.BAD_RECIPIENT
-    if not path or text[end : end + 1] not in ("", " "):
+    if not path:
         return replies.BAD_RECIPIENT
-    refusal = rcpt_parameters(text[end:])
-    if refusal is not None:
-        return refusal
+    if len(text) > end:
+        refusal = replies.BAD_RECIPIENT if text[end] != " " else rcpt_parameters(text[end:])
+        if refusal is not None:
+            return refusal
     if "@" not in path:
         # RFC 5321 section 2.3.5: <Postmaster> alone is this host's postmaster.
         path = f"{path}@{settings.hostname}"
@@ -84,6 +93,20 @@ def vrfy(argument: bytes) -> Verify | Reply:
     return Verify(text) if text.isprintable() else replies.VRFY_SYNTAX
 
 
-def redact(line: bytes) -> bytes:
-    """Hide what may be credentials, in any spelling: AUTH<TAB>PLAIN<TAB>… too."""
-    return b"AUTH <credentials>" if line.lstrip()[:4].upper() == b"AUTH" else line
+def redact(line: bytes, *, known: bool) -> bytes:
+    """Hide what may be credentials, in any spelling: AUTH<TAB>PLAIN<TAB>… too.
+
+    :param known: the line begins with a command. What does not may be the response to a 334
+        that was never sent: a client that did not wait went on with its password.
+    """
+    if line.lstrip()[:4].upper() == b"AUTH":
+        return b"AUTH <credentials>"
+    return line if known else f"<{len(line)} octets, not a command>".encode()
+
+
+def _is_utf8(argument: bytes) -> bool:
+    try:
+        argument.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -45,6 +45,12 @@ NEED_DATA = NeedData()
 GONE = Gone()
 
 _TRANSACTION = frozenset({State.MAIL, State.RCPT, State.MESSAGE, State.DELIVERY})
+_GREETINGS = frozenset({Verb.HELO, Verb.EHLO})
+_SPECIAL = frozenset({State.CONNECTED, State.MESSAGE, State.DELIVERY, State.TLS, State.CLOSED})
+# Events without fields.
+_DATA = Data()
+_QUIT = Quit()
+_RESET = Reset()
 
 Trace = Callable[[str, bytes], None]
 """Called with ``"C"`` or ``"S"`` and a line or reply; credentials are redacted."""
@@ -69,7 +75,6 @@ class Core:
         "_message",
         "_output",
         "_recipients",
-        "_rest",
         "_settings",
         "_verb",
         "authenticated",
@@ -159,8 +164,8 @@ class Core:
 
     def shut(self, reply: Reply) -> None:
         """Write `reply` as the last one, whatever is pending; the next event is Closing."""
-        self._verb = None
-        self._write(reply)
+        verb, self._verb = self._verb, None
+        self._write(reply, extended=self._has_enhanced(verb))
         self._closing = reply
         self.state = State.CLOSED
 
@@ -182,12 +187,12 @@ class Core:
             self._write(reply or replies.SENDER_OK)
         elif verb is Verb.DATA:
             self._message = MessageScanner(self._settings.message_size)
-            self._write(replies.START_MESSAGE, extended=False)
+            self._write(replies.START_MESSAGE)
         elif verb is Verb.QUIT:
             self._write(reply or replies.BYE)
         elif verb is Verb.HELO:
             self.extended = False
-            self._write(reply or replies.hello(self._settings.hostname), extended=False)
+            self._write(reply or replies.hello(self._settings.hostname))
         elif verb is Verb.EHLO:
             self.extended = True
             self._write(
@@ -215,7 +220,7 @@ class Core:
         self._verb = None
         if verb is Verb.AUTH and reply.code >= 500:
             reply = self._auth_failed(reply)
-        self._refuse(reply)
+        self._refuse(reply, verb)
 
     def finish(self, reply: Reply) -> None:
         """Answer the message: the transaction is over, whatever the answer."""
@@ -234,6 +239,8 @@ class Core:
         """
         if self.state is not State.TLS:
             raise LocalProtocolError("tls_started() without STARTTLS")
+        # What arrived since STARTTLS was accepted came in plain text too.
+        self._framer.take()
         self.state = State.GREETED
         self.tls = True
         self.extended = False
@@ -254,22 +261,27 @@ class Core:
         if self._verb is not None:
             raise LocalProtocolError("next_event() before the last event was answered")
         while True:
-            if self.state is State.MESSAGE:
-                return self._next_of_message()
-            if self._closing is not None:
-                return Closing(self._closing)
-            if self.state is State.TLS or self.state is State.CONNECTED:
-                return GONE if self._eof else NEED_DATA
+            if self.state in _SPECIAL:
+                return self._special()
             line = self._framer.next_line(LINE_LIMIT if self._exchange is None else RESPONSE_LIMIT)
             if line is None:
                 return GONE if self._eof else NEED_DATA
-            if type(line) is Trouble:
-                self._trouble(line)
+            if type(line) is not bytes:
+                self._trouble(line)  # type: ignore[arg-type]
                 continue
-            assert type(line) is bytes
             event = self._response(line) if self._exchange is not None else self._command(line)
             if event is not None:
                 return event
+
+    def _special(self) -> Event:
+        """The next event where octets are no commands."""
+        if self.state is State.MESSAGE:
+            return self._next_of_message()
+        if self._closing is not None:
+            return Closing(self._closing)
+        if self.state is State.DELIVERY:
+            raise LocalProtocolError("next_event() before the message was answered")
+        return GONE if self._eof else NEED_DATA
 
     def _next_of_message(self) -> Event:
         message = self._message
@@ -302,36 +314,42 @@ class Core:
         else:
             self._refuse(replies.BARE_NEWLINE_IN_COMMAND)
 
-    def _refuse(self, reply: Reply) -> None:
-        """Write an error, and count it: 4xx is no fault of the client's, 5xx is."""
+    def _refuse(self, reply: Reply, verb: Verb | None = None) -> None:
+        """Write an error, and count it: 4xx is no fault of the client's, 5xx is.
+
+        :param verb: the command that it answers.
+        """
         self.refusals += 1
         if reply.code >= 500:
             self._errors += 1
             if self._errors > self._settings.errors and not reply.close:
                 reply = replies.TOO_MANY_ERRORS
-        self._write(reply)
+        self._write(reply, extended=self._has_enhanced(verb))
+
+    def _has_enhanced(self, verb: Verb | None) -> bool:
+        """Say whether the reply to `verb` has an enhanced code (RFC 2034 section 4)."""
+        return self.extended and verb not in _GREETINGS
 
     # --- commands -----------------------------------------------------------------------------
 
     def _command(self, line: bytes) -> Event | None:
-        if self.trace is not None:
-            self.trace("C", commands.redact(line))
         word, _, argument = line.partition(b" ")
         known = self._COMMANDS.get(word) or self._COMMANDS.get(word.upper())
+        if self.trace is not None:
+            self.trace("C", commands.redact(line, known=known is not None))
         if known is None:
             self._refuse(replies.UNKNOWN_COMMAND)
             return None
         verb, parse = known
         after = TABLE[self.state][verb]
-        if type(after) is Reply:
-            self._refuse(after)
+        if type(after) is not State:
+            self._refuse(after)  # type: ignore[arg-type]
             return None
-        assert type(after) is State
         self._after = after
         # RFC 5321 section 4.1.1 asks to tolerate white space before the CRLF.
         event = parse(self, argument.rstrip(b" \t"))
         if type(event) is Reply:
-            self._refuse(event)
+            self._refuse(event, verb)
             return None
         if event is not None:
             self._verb = verb
@@ -353,17 +371,17 @@ class Core:
         return event
 
     def _data(self, argument: bytes) -> Event | Reply | None:
-        return replies.NO_ARGUMENT if argument else Data()
+        return replies.NO_ARGUMENT if argument else _DATA
 
     def _rset(self, argument: bytes) -> Event | Reply | None:
-        return replies.NO_ARGUMENT if argument else Reset()
+        return replies.NO_ARGUMENT if argument else _RESET
 
     def _noop(self, _argument: bytes) -> Event | Reply | None:
         self._write(replies.OK)
         return None
 
     def _quit(self, argument: bytes) -> Event | Reply | None:
-        return replies.NO_ARGUMENT if argument else Quit()
+        return replies.NO_ARGUMENT if argument else _QUIT
 
     def _vrfy(self, argument: bytes) -> Event | Reply | None:
         return commands.vrfy(argument)
@@ -408,7 +426,7 @@ class Core:
         if space:
             return self._step(initial)
         self.state = State.AUTH
-        self._write(exchange.prompt, extended=False)
+        self._write(exchange.prompt)
         return None
 
     def _response(self, line: bytes) -> Event | None:
@@ -435,7 +453,7 @@ class Core:
             result = exchange.respond(response)
         if result is None:
             self.state = State.AUTH
-            self._write(exchange.prompt, extended=False)
+            self._write(exchange.prompt)
             return None
         self._exchange = None
         self.state = State.READY

@@ -37,7 +37,7 @@ class LineFramer:
     def __init__(self) -> None:
         self._buffer = b""
         self._position = 0
-        # Everything before this index is known to hold no LF.
+        # From the position up to here there is no LF. Never before the position.
         self._searched = 0
         # Octets of an overlong line that were thrown away, and whether the last was a CR.
         self._skipped = 0
@@ -52,7 +52,7 @@ class LineFramer:
         """Add octets that arrived."""
         if self._position < len(self._buffer):
             self._buffer = self._buffer[self._position :] + octets
-            self._searched = max(self._searched - self._position, 0)
+            self._searched -= self._position
         else:
             self._buffer = octets
             self._searched = 0
@@ -69,22 +69,30 @@ class LineFramer:
         """Return the next line without its CRLF, or what is wrong with it, or None: not yet."""
         buffer = self._buffer
         start = self._position
-        end = buffer.find(b"\n", max(self._searched, start))
+        if start == len(buffer) and not self._skipped:
+            return None
+        end = buffer.find(b"\n", self._searched)
         if end < 0:
             return self._unfinished(limit)
         self._searched = self._position = end + 1
-        length = self._skipped + end + 1 - start
-        has_cr = buffer[end - 1] == 13 if end > start else self._ends_with_cr
-        self._skipped = 0
-        self._ends_with_cr = False
-        if length > limit:
-            if length > SKIP_LIMIT + limit:
-                return Trouble.ENDLESS
-            return Trouble.TOO_LONG if has_cr else Trouble.BARE_NEWLINE
+        length = end + 1 - start
+        if length > limit or self._skipped:
+            return self._overlong(length, limit)
         line = buffer[start : end - 1]
-        if not has_cr or b"\r" in line:
+        if end == start or buffer[end - 1] != 13 or b"\r" in line:
             return Trouble.BARE_NEWLINE
         return line
+
+    def _overlong(self, length: int, limit: int) -> Trouble:
+        """The end of a line that was, or is with its last `length` octets, too long."""
+        end = self._position - 1
+        has_cr = self._buffer[end - 1] == 13 if length > 1 else self._ends_with_cr
+        length += self._skipped
+        self._skipped = 0
+        self._ends_with_cr = False
+        if length > SKIP_LIMIT + limit:
+            return Trouble.ENDLESS
+        return Trouble.TOO_LONG if has_cr else Trouble.BARE_NEWLINE
 
     def _unfinished(self, limit: int) -> Trouble | None:
         waiting = len(self._buffer) - self._position

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from preforkmx.protocol.replies import Reply
 
 
-class State(Enum):
+class _Identity(Enum):
+    # The members are keys on the path of every command, and Enum's own hash is a Python call.
+    __hash__ = object.__hash__
+
+
+class State(_Identity):
     """Where a session stands."""
 
     CONNECTED = "connected"
@@ -41,7 +46,7 @@ class State(Enum):
     """The last reply was written: nothing is read any more."""
 
 
-class Verb(Enum):
+class Verb(_Identity):
     """The commands that the table knows."""
 
     HELO = "HELO"

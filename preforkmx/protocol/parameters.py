@@ -25,13 +25,15 @@ class MailParameters:
     """BODY (RFC 6152): ``7BIT`` or ``8BITMIME``."""
 
 
-_NO_PARAMETERS = MailParameters()
+NO_PARAMETERS = MailParameters()
+"""Those of a MAIL without any: shared, and never changed."""
 
 
 def _pairs(text: str) -> dict[str, str] | Reply:
     """Split `text` into keywords (upper case) and values (``""`` where there is none)."""
     pairs: dict[str, str] = {}
-    for item in text.split():
+    # Not split(): it takes control characters for spaces.
+    for item in filter(None, text.split(" ")):
         keyword, equals, value = item.partition("=")
         if _KEYWORD.match(keyword) is None or (equals and _VALUE.match(value) is None):
             return replies.BAD_PARAMETER
@@ -49,8 +51,6 @@ def mail_parameters(text: str, *, max_size: int, auth: bool) -> MailParameters |
     :param auth: whether AUTH is offered, so that its parameter is known (RFC 4954 section 5).
     :returns: the parameters, or the reply that refuses them.
     """
-    if not text:
-        return _NO_PARAMETERS
     pairs = _pairs(text)
     if isinstance(pairs, Reply):
         return pairs
@@ -79,8 +79,6 @@ def mail_parameters(text: str, *, max_size: int, auth: bool) -> MailParameters |
 
 def rcpt_parameters(text: str) -> Reply | None:
     """Parse what stands behind RCPT's path; None, or the reply that refuses it."""
-    if not text:
-        return None
     pairs = _pairs(text)
     if isinstance(pairs, Reply):
         return pairs

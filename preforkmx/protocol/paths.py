@@ -26,11 +26,11 @@ _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 _LOCAL = rf'{_ATEXT}+(?:\.{_ATEXT}+)*|"(?:[ !#-\[\]-~]|\\[ -~])*"'
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*"
-_LITERAL = r"\[[!-Z^-~]{1,64}\]"
+_LITERAL = r"\[[!-?A-Z^-~]{1,64}\]"
 # A-d-l: the source route of RFC 5321 appendix C, accepted and dropped.
 _ROUTE = rf"@{_DOMAIN}(?:,@{_DOMAIN})*:"
 
-_PATH = re.compile(rf"<(?:(?:{_ROUTE})?(?P<local>{_LOCAL})@(?P<domain>{_DOMAIN}|{_LITERAL}))?>")
+_PATH = re.compile(rf"<(?:({_ROUTE})?(?:{_LOCAL})@(?:{_DOMAIN}|{_LITERAL}))?>")
 _POSTMASTER = re.compile(r"<postmaster>", re.IGNORECASE | re.ASCII)
 
 
@@ -56,14 +56,17 @@ def parse_path(text: str) -> tuple[str, int]:
         if match is None:
             raise PathError(text)
         return text[1 : match.end() - 1], match.end()
-    local, domain = match.group("local", "domain")
-    if local is None:
-        return "", match.end()
-    if len(local) > MAX_LOCAL_PART or len(domain) > MAX_DOMAIN:
-        raise PathTooLong(text)
-    if domain[0] == "[" and not is_address_literal(domain):
-        raise PathError(text)
-    return f"{local}@{domain}", match.end()
+    end = match.end()
+    address = text[1 : end - 1]
+    if match.lastindex is not None:
+        address = address[match.end(1) - 1 :]
+    if len(address) > MAX_DOMAIN or address[-1:] == "]":
+        local, domain = split_mailbox(address)
+        if len(local) > MAX_LOCAL_PART or len(domain) > MAX_DOMAIN:
+            raise PathTooLong(text)
+        if domain[0] == "[" and not is_address_literal(domain):
+            raise PathError(text)
+    return address, end
 
 
 def is_address_literal(text: str) -> bool:
@@ -73,9 +76,9 @@ def is_address_literal(text: str) -> bool:
     inner = text[1:-1]
     try:
         if inner[:5].lower() == "ipv6:":
-            IPv6Address(inner[5:])
-        else:
-            IPv4Address(inner)
+            # A zone ("%eth0") means something on one machine only, and may hold anything.
+            return IPv6Address(inner[5:]).scope_id is None
+        IPv4Address(inner)
     except (AddressValueError, ValueError):
         return False
     return True

@@ -40,7 +40,11 @@ class Reply:
         close: bool = False,
     ) -> None:
         self.code = code
-        self.lines = tuple(line.translate(_CONTROLS) for line in text) or ("",)
+        self.lines = (
+            text
+            if len(text) == 1 and text[0].isprintable()
+            else tuple(line.translate(_CONTROLS) for line in text) or ("",)
+        )
         self.enhanced = enhanced
         self.close = close or code == 421
         self._plain: bytes | None = None
@@ -63,16 +67,20 @@ class Reply:
         :param extended: with its enhanced code: the client greeted with EHLO.
         """
         if extended:
-            if self._extended is None:
-                self._extended = self._format(self.enhanced)
-            return self._extended
-        if self._plain is None:
-            self._plain = self._format(None)
-        return self._plain
+            octets = self._extended
+            if octets is None:
+                octets = self._extended = self._format(self.enhanced)
+        else:
+            octets = self._plain
+            if octets is None:
+                octets = self._plain = self._format(None)
+        return octets
 
     def _format(self, enhanced: EnhancedCode | None) -> bytes:
         prefix = f"{enhanced[0]}.{enhanced[1]}.{enhanced[2]} " if enhanced else ""
         room = LINE_LIMIT - len("250 \r\n") - len(prefix)
+        if len(self.lines) == 1 and len(self.lines[0]) <= room:
+            return f"{self.code} {prefix}{self.lines[0]}\r\n".encode("ascii", "replace")
         lines = [
             line[start : start + room]
             for line in self.lines

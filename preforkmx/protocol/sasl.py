@@ -44,7 +44,7 @@ class Plain(Exchange):
         if len(parts) != 3:
             return replies.AUTH_BAD_BASE64
         authorize, username, password = parts
-        if not username or (authorize and authorize != username):
+        if authorize and authorize != username:
             # Nobody may act for somebody else here.
             return replies.AUTH_FAILED
         return _identity(username, password)
@@ -62,12 +62,14 @@ class Login(Exchange):
             self._username = response
             self.prompt = replies.PASSWORD_PROMPT
             return None
-        if not self._username:
-            return replies.AUTH_FAILED
         return _identity(self._username, response)
 
 
 def _identity(username: bytes, password: bytes) -> Identity | Reply:
+    if not username or not password:
+        # RFC 4616 section 2: both have at least one character. There are directories that
+        # take an empty password for an anonymous bind, which succeeds.
+        return replies.AUTH_FAILED
     try:
         return Identity(username.decode(), password.decode())
     except UnicodeDecodeError:

@@ -17,13 +17,25 @@ MAX_LOGGED_RECIPIENTS = 100
 class Record:
     """Collects what a session's log lines say. Made only where there is an access log."""
 
-    __slots__ = ("_by", "_log", "_refused", "_reply", "_started", "_who", "transactions")
+    __slots__ = (
+        "_about_peer",
+        "_about_text",
+        "_by",
+        "_log",
+        "_refused",
+        "_reply",
+        "_started",
+        "_who",
+        "transactions",
+    )
 
     def __init__(self, log: AccessLog, session_id: str, peer: Peer) -> None:
         self._log = log
         self._who = log.render(
             session=session_id, peer=peer.host, port=peer.port, listener=peer.listener
         )
+        self._about_peer: Peer | None = None
+        self._about_text = ""
         self._started = monotonic()
         self._reply: Reply | None = None
         self._by: str | None = None
@@ -31,12 +43,15 @@ class Record:
         self.transactions = 0
 
     def _about(self, peer: Peer) -> str:
-        return self._log.render(
-            helo=peer.helo_name or None,
-            proto=peer.protocol or None,
-            tls=peer.tls.version if peer.tls else None,
-            user=peer.username,
-        )
+        if peer is not self._about_peer:
+            self._about_peer = peer
+            self._about_text = self._log.render(
+                helo=peer.helo_name or None,
+                proto=peer.protocol or None,
+                tls=peer.tls.version if peer.tls else None,
+                user=peer.username,
+            )
+        return self._about_text
 
     def refused(self, peer: Peer, reply: Reply, by: str | None) -> None:
         """The client was refused before its greeting."""
@@ -74,7 +89,14 @@ class Record:
             reply, by = self._reply, self._by
             outcome = verdict(self._reply)
         recipients = envelope.recipients
-        named = ",".join(recipients[:MAX_LOGGED_RECIPIENTS]) if recipients else None
+        count = len(recipients)
+        named = (
+            recipients[0]
+            if count == 1
+            else ",".join(recipients[:MAX_LOGGED_RECIPIENTS])
+            if recipients
+            else None
+        )
         log = self._log
         log.emit(
             "transaction",
@@ -84,14 +106,14 @@ class Record:
                 id=envelope.id,
                 sender=envelope.sender,
                 recipients=named,
-                count=len(recipients),
+                count=count,
                 not_taken=self._refused or None,
                 size=size,
                 verdict=outcome,
                 by=by,
                 reply=reply.text if reply is not None else None,
                 error=error,
-                ms=round((monotonic() - started) * 1000, 1),
+                ms=int((monotonic() - started) * 1000),
             ),
         )
         self.transactions += 1
@@ -112,7 +134,7 @@ class Record:
                 transactions=self.transactions,
                 messages=messages,
                 errors=errors,
-                ms=round((monotonic() - self._started) * 1000, 1),
+                ms=int((monotonic() - self._started) * 1000),
             ),
         )
 

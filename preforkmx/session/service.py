@@ -49,6 +49,8 @@ class Service:
     chain: Chain = field(default_factory=Chain)
     counters: Counters = field(default_factory=Counters)
     draining: Signal = field(default_factory=Signal)
+    ending: bool = False
+    """`draining` is set, or sessions have a limited time: look before each wait."""
     retiring: bool = False
     """Every session gets 421 at its next command."""
     aborting: bool = False

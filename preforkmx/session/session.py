@@ -166,10 +166,11 @@ class Session(Wire):
             event = core.next_event()
             kind = type(event)
             if kind is NeedData:
-                ending = self._ending()
-                if ending is not None:
-                    core.shut(ending)
-                    continue
+                if service.ending:
+                    last = self._ending()
+                    if last is not None:
+                        core.shut(last)
+                        continue
                 await self.more(service.command_timeout)
                 if self.expired:
                     service.counters.timeouts += 1
