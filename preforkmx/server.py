@@ -11,7 +11,7 @@ import time
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Self
 
-from preforkmx.context import Context
+from preforkmx.context import Context, Signal
 from preforkmx.middleware.base import Middleware
 from preforkmx.middleware.chain import compile_chain
 from preforkmx.model import IPAddress, Peer
@@ -153,7 +153,10 @@ class Server:
         """Add a listener that ``async with server`` binds.
 
         :param address: ``"HOST:PORT"``; port 0 is any free port, see :attr:`addresses`.
+        :raises RuntimeError: after the start.
         """
+        if self._stack is not None:
+            raise RuntimeError("listen() comes before the start")
         self._listeners.append(Listener(address, tls=tls, backlog=backlog))
 
     @property
@@ -187,8 +190,8 @@ class Server:
         return self._service.in_data
 
     @property
-    def draining(self) -> asyncio.Future[None] | object:
-        """Awaitable: :meth:`drain` or :meth:`shutdown` was called."""
+    def draining(self) -> Signal:
+        """Set, and awaitable: :meth:`drain` or :meth:`shutdown` was called."""
         return self._service.draining
 
     # --- start and stop -------------------------------------------------------------------------
@@ -206,6 +209,7 @@ class Server:
             [*self._middleware, *([self._delivery] if self._delivery else [])]
         )
         service.id_prefix = f"{int(time.time()):x}{os.getpid():x}-"
+        service.draining, service.retiring, service.aborting = Signal(), False, False
         self._settings.clear()
         loop = asyncio.get_running_loop()
         async with contextlib.AsyncExitStack() as stack:
@@ -217,16 +221,19 @@ class Server:
                 try:
                     yield
                 finally:
-                    sweeper.cancel()
-                    self.abort()
-                    await self.wait_closed()
+                    # The sweep is what ends a disconnect hook that does not.
+                    try:
+                        self.abort()
+                        await self.wait_closed()
+                    finally:
+                        sweeper.cancel()
+                        await asyncio.wait((sweeper,))
             finally:
                 self._stack = None
 
     async def __aenter__(self) -> Self:
         self._running = self.started()
         await self._running.__aenter__()
-        loop = asyncio.get_running_loop()
         try:
             for listener in self._listeners:
                 sock = _bind(listener)
@@ -239,7 +246,6 @@ class Server:
             self._close_listeners()
             await self._running.__aexit__(type(error), error, error.__traceback__)
             raise
-        self._loop = loop
         return self
 
     async def __aexit__(
@@ -293,7 +299,12 @@ class Server:
     # --- connections -----------------------------------------------------------------------------
 
     def acceptor(self, sock: socket.socket, listener: Listener) -> Acceptor:
-        """Return the accept loop for a listening socket; the caller starts and stops it."""
+        """Return the accept loop for a listening socket; the caller starts and stops it.
+
+        :raises ValueError: the listener's TLS is implicit, and the server has no context for it.
+        """
+        if listener.tls == "implicit" and self._service.tls is None:
+            raise ValueError(f"{listener.address} is an implicit TLS listener: Server(tls=…)")
         return Acceptor(asyncio.get_running_loop(), sock, listener, self.take, self._service.logger)
 
     def take(self, sock: socket.socket, address: object, listener: Listener) -> None:

@@ -17,8 +17,8 @@ _MISMATCHES = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFI
 _WEAKNESSES = frozenset({"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"})
 
 
-class _Encrypted(Exception):  # noqa: N818  (a signal to ourselves, not an error of the caller)
-    pass
+class _Encrypted(Exception):
+    """The key has a passphrase."""
 
 
 def certificate_problems(tls: Tls) -> Iterator[Problem]:

@@ -40,7 +40,7 @@ def apply_environment(
     """Put the environment's values into `raw`.
 
     :param folder: where relative paths begin.
-    :returns: the variable that gave each value, and the variables that have no place.
+    :returns: the variable of each value, and a problem for each that has no place.
     """
     variables: dict[Path, str] = {}
     problems: list[Problem] = []
@@ -49,14 +49,13 @@ def apply_environment(
         if not name.startswith(PREFIX) or _KUBERNETES.fullmatch(name):
             continue
         path = _path(name)
+        variables[path] = name
         try:
             if path[0] not in Config.model_fields and path[0] not in Config.later:
                 raise BadValue("names no key", meant(path[0], Config.model_fields))
             _put(raw, path, _value(raw, path, environ[name], folder))
         except BadValue as error:
-            problems.append(Problem((), f"environment variable {name} {error}", error.hint))
-        else:
-            variables[path] = name
+            problems.append(Problem(path, error.message, error.hint))
     return variables, problems
 
 

@@ -32,21 +32,26 @@ NOT_YET = "not yet available"
 
 def meant(word: object, known: Iterable[str]) -> str:
     """Return ``did you mean "…"?`` for the known word nearest to `word`, else ``""``."""
-    near = difflib.get_close_matches(word, list(known), n=1) if isinstance(word, str) else []
+    if not isinstance(word, str):
+        return ""
+    near = difflib.get_close_matches(word.lower(), list(known), n=1)
     return f'did you mean "{near[0]}"?' if near else ""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of value. Subclasses write :meth:`read`, :meth:`schema` and :attr:`words`."""
+    """One kind of value. Subclasses write :meth:`parse`, :meth:`schema` and :attr:`words`."""
 
-    def read(self, value: Any, folder: Path) -> Any:
+    def parse(self, value: Any) -> Any:
         """Return what the program works with, from what TOML gave.
 
-        :param folder: where relative paths begin.
         :raises BadValue: when it is not of this kind.
         """
         raise NotImplementedError
+
+    def read(self, value: Any, folder: Path) -> Any:  # noqa: ARG002  (for paths only)
+        """Do what :meth:`parse` does; where the value is a path, a relative one is in `folder`."""
+        return self.parse(value)
 
     def show(self, value: Any) -> Any:
         """Return what :meth:`read` reads as `value`: text, a number, a boolean or a list."""
@@ -76,13 +81,30 @@ class Kind:
 
 
 @dataclass(frozen=True)
+class Flag(Kind):
+    """True or false."""
+
+    def parse(self, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise BadValue(f"must be {self.words}")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "boolean"}
+
+    @property
+    def words(self) -> str:
+        return "true or false"
+
+
+@dataclass(frozen=True)
 class Integer(Kind):
     """A whole number from `low` to `high`."""
 
     low: int
     high: int
 
-    def read(self, value: Any, folder: Path) -> int:
+    def parse(self, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise BadValue(f"must be {self.words}")
         if not self.low <= value <= self.high:
@@ -101,8 +123,8 @@ class Integer(Kind):
 class CoreCount(Integer):
     """A number of worker processes, or ``"auto"``."""
 
-    def read(self, value: Any, folder: Path) -> Any:
-        return value if value == "auto" else super().read(value, folder)
+    def parse(self, value: Any) -> Any:
+        return value if value == "auto" else super().parse(value)
 
     def schema(self) -> dict[str, Any]:
         return {"anyOf": [{"const": "auto"}, super().schema()]}
@@ -119,7 +141,7 @@ class Seconds(Kind):
     low: float
     high: float
 
-    def read(self, value: Any, folder: Path) -> float:
+    def parse(self, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             number = str(value).removesuffix("s")
             hint = f"the unit is in the key's name: {number}" if number.isdecimal() else ""
@@ -146,7 +168,7 @@ class Duration(Kind):
     low: float = 0.001
     high: float = values.LONGEST_DURATION
 
-    def read(self, value: Any, folder: Path) -> float:
+    def parse(self, value: Any) -> float:
         seconds = values.parse_duration(value)
         if not self.low <= seconds <= self.high:
             raise BadValue(f"must be {self.words}")
@@ -171,7 +193,7 @@ class Size(Kind):
     low: int
     high: int
 
-    def read(self, value: Any, folder: Path) -> int:
+    def parse(self, value: Any) -> int:
         octets = values.parse_size(value)
         if not self.low <= octets <= self.high:
             raise BadValue(f"must be {self.words}")
@@ -193,7 +215,7 @@ class Size(Kind):
 class RateOf(Kind):
     """So many events in a period."""
 
-    def read(self, value: Any, folder: Path) -> values.Rate:
+    def parse(self, value: Any) -> values.Rate:
         return values.parse_rate(value)
 
     def show(self, value: values.Rate) -> str:
@@ -215,7 +237,7 @@ class Choice(Kind):
     now: tuple[str, ...]
     later: tuple[str, ...] = ()
 
-    def read(self, value: Any, folder: Path) -> str:
+    def parse(self, value: Any) -> str:
         if isinstance(value, str):
             if value in self.now:
                 return value
@@ -238,7 +260,7 @@ class Choice(Kind):
 class HostName(Kind):
     """A host's or a domain's name."""
 
-    def read(self, value: Any, folder: Path) -> str:
+    def parse(self, value: Any) -> str:
         return values.parse_host_name(value)
 
     def schema(self) -> dict[str, Any]:
@@ -251,20 +273,23 @@ class HostName(Kind):
 
 @dataclass(frozen=True)
 class _ListOf(Kind):
-    """An array; a bad element is named by its index."""
+    """An array; each bad element is named by its index."""
 
     def read_element(self, element: Any) -> Any:
         raise NotImplementedError
 
-    def read(self, value: Any, folder: Path) -> tuple[Any, ...]:
+    def parse(self, value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise BadValue(f"must be {self.words}", _in_brackets(value))
         found: list[Any] = []
+        bad: dict[int, BadValue] = {}
         for index, element in enumerate(value):
             try:
                 found.append(self.read_element(element))
             except BadValue as error:
-                raise BadElement(index, error) from None
+                bad[index] = error
+        if bad:
+            raise BadElements(bad)
         return tuple(found)
 
     def show(self, value: tuple[Any, ...]) -> list[str]:
@@ -274,12 +299,12 @@ class _ListOf(Kind):
         return {"type": "array", "items": {"type": "string"}}
 
 
-class BadElement(BadValue):
-    """A bad value inside an array."""
+class BadElements(BadValue):
+    """Bad values inside an array, by their index."""
 
-    def __init__(self, index: int, error: BadValue) -> None:
-        super().__init__(error.message, error.hint)
-        self.index = index
+    def __init__(self, bad: dict[int, BadValue]) -> None:
+        super().__init__("; ".join(f"[{index}] {error}" for index, error in bad.items()))
+        self.bad = bad
 
 
 @dataclass(frozen=True)
@@ -289,10 +314,10 @@ class Domains(_ListOf):
     def read_element(self, element: Any) -> str:
         return values.parse_domain(element)
 
-    def read(self, value: Any, folder: Path) -> tuple[str, ...]:
+    def parse(self, value: Any) -> tuple[str, ...]:
         if value == []:
             raise BadValue("must name at least one domain", '["*"] takes mail for any domain')
-        domains: tuple[str, ...] = super().read(value, folder)
+        domains: tuple[str, ...] = super().parse(value)
         if "*" in domains and len(domains) > 1:
             raise BadValue('must be ["*"] alone, or domains without "*"')
         return domains
@@ -315,10 +340,26 @@ class Networks(_ListOf):
 
 
 @dataclass(frozen=True)
+class Addresses(_ListOf):
+    """Recipients, ``"joe@example.com"``, or whole domains, ``"@example.com"``."""
+
+    def read_element(self, element: Any) -> str:
+        if not isinstance(element, str) or not element.rpartition("@")[1]:
+            raise BadValue('must be an address, or "@" and a domain')
+        return element
+
+    @property
+    def words(self) -> str:
+        return "an array of addresses"
+
+
+@dataclass(frozen=True)
 class _PathOf(Kind):
     def read(self, value: Any, folder: Path) -> Path:
         if not isinstance(value, str) or not value or "\0" in value:
             raise BadValue(f"must be {self.words}")
+        if "\n" in value:
+            raise BadValue(f"must be {self.words}", "its name, not what is in it")
         return Path(os.path.normpath(folder / value))
 
     def show(self, value: Path) -> str:
@@ -366,7 +407,7 @@ class SocketFile(_PathOf):
 class ListenAddress(Kind):
     """``HOST:PORT``; a unix socket comes later."""
 
-    def read(self, value: Any, folder: Path) -> str:
+    def parse(self, value: Any) -> str:
         if not isinstance(value, str):
             hint = f'did you mean "0.0.0.0:{value}"?' if type(value) is int else ""
             raise BadValue(f"must be {self.words}", hint)
@@ -415,7 +456,7 @@ class Code(Kind):
 
     entry_points: bool = False
 
-    def read(self, value: Any, folder: Path) -> str:
+    def parse(self, value: Any) -> str:
         if not isinstance(value, str) or not value:
             raise BadValue(f"must be {self.words}")
         module, colon, name = value.partition(":")

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import re
-import resource
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from preforkmx.config.environment import apply_environment
 from preforkmx.config.keys import key_lines
+from preforkmx.config.kinds import kind_of
+from preforkmx.config.open_files import most_open_files
 from preforkmx.config.problem import Problem, Sources
-from preforkmx.config.read import read_tables
-from preforkmx.config.rules import RULES, Circumstances
-from preforkmx.config.schema import Config
+from preforkmx.config.read import Circumstances, read_tables
+from preforkmx.config.rules import RULES
+from preforkmx.config.schema import Admin
+from preforkmx.config.values import BadValue
 from preforkmx.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from preforkmx.config.keys import Path as KeyPath
+    from preforkmx.config.schema import Config
 
 LARGEST_FILE = 1 << 20
 """Octets of the largest configuration file that is read."""
@@ -76,29 +79,52 @@ def load(
     *,
     app: bool = False,
     loopback_only: bool = False,
+    look_at_files: bool = True,
 ) -> Loaded:
     """Return the configuration of `document` with the overrides of `environ`.
 
     :param app: an application gives host name, hooks and handler (``--app``).
     :param loopback_only: nothing but loopback may be listened on (there is no file).
+    :param look_at_files: check the files that it names, too.
     :raises ConfigError: with every problem, those of the file in the order of its lines.
     """
     raw, lines = _parse(document)
     variables, problems = apply_environment(raw, environ, document.folder)
     sources = Sources(document.name, lines, variables)
-    draft, more = read_tables(raw, document.folder)
-    problems += more
     circumstances = Circumstances(
         app=app,
         loopback_only=loopback_only,
-        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        look_at_files=look_at_files,
+        open_files=most_open_files(),
     )
+    draft, more = read_tables(raw, document.folder, circumstances)
+    problems += more
     for rule in RULES:
-        problems += rule(draft, circumstances)
+        problems += rule(draft)
     if problems:
         problems.sort(key=lambda problem: sources.line(problem.path))
         raise ConfigError([problem.render(sources) for problem in problems])
     return Loaded(draft.config(), raw, sources)
+
+
+def control_socket(document: Document, environ: Mapping[str, str]) -> Path:
+    """Return ``[admin] control`` alone, whatever else is wrong: a running server must be reached.
+
+    :raises ConfigError: when the text is no TOML, or this value is wrong.
+    """
+    raw, lines = _parse(document)
+    variables, _ = apply_environment(raw, environ, document.folder)
+    field = Admin.model_fields["control"]
+    kind = kind_of(field)
+    assert kind is not None
+    admin = raw.get("admin")
+    value = admin.get("control") if isinstance(admin, dict) else None
+    try:
+        control: Path = field.default if value is None else kind.read(value, document.folder)
+    except BadValue as error:
+        problem = Problem(("admin", "control"), error.message, error.hint, value)
+        raise ConfigError([problem.render(Sources(document.name, lines, variables))]) from None
+    return control
 
 
 def _parse(document: Document) -> tuple[dict[str, Any], dict[KeyPath, int]]:

@@ -51,12 +51,15 @@ class Sources(NamedTuple):
 
         A value that is not there is placed where the table is that should have it.
         """
+        if not path:
+            return self.name
         for end in range(len(path), 0, -1):
             if variable := self.variables.get(path[:end]):
                 return variable
             if line := self.lines.get(path[:end]):
                 return f"{self.name}:{line}"
-        return self.name
+        inside = (name for each, name in self.variables.items() if each[: len(path)] == path)
+        return next(inside, self.name)
 
     def origin(self, path: Path) -> str | None:
         """Return what gave exactly this value, or None where it is the default."""

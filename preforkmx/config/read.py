@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass, field, fields
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from preforkmx.config.kinds import NOT_YET, BadElement, kind_of, meant
+from preforkmx.config.kinds import NOT_YET, BadElements, kind_of, meant
 from preforkmx.config.problem import Problem
 from preforkmx.config.schema import (
     DELIVERIES,
@@ -42,6 +43,20 @@ ENTRY_POINTS = "preforkmx.middleware"
 """The group of entry points that name middleware."""
 
 
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What the rules need to know beside the configuration."""
+
+    app: bool = False
+    """An application gives host name, hooks and handler."""
+    loopback_only: bool = False
+    """There is no configuration file: nothing but loopback is listened on."""
+    look_at_files: bool = True
+    """The files that the configuration names are checked, too."""
+    open_files: int = resource.RLIM_INFINITY
+    """The most open files that a process may have."""
+
+
 @dataclass(slots=True)
 class Draft:
     """A configuration of which some tables may be missing, because something in them is wrong.
@@ -50,8 +65,9 @@ class Draft:
     array. So the rules about several tables can be asked for those that are in order.
     """
 
+    circumstances: Circumstances
     given: frozenset[str]
-    """The top-level keys that were given, right or wrong."""
+    """The top-level keys that were given, right or wrong; an empty array of tables is not."""
     hostname: str | None = None
     domains: tuple[str, ...] | None = None
     workers: Workers | None = field(default_factory=Workers)
@@ -67,18 +83,22 @@ class Draft:
     def config(self) -> Config:
         """Return the configuration; to be called when there was no problem."""
         parts = {each.name: getattr(self, each.name) for each in fields(self)}
-        del parts["given"]
+        del parts["circumstances"], parts["given"]
         parts["listener"] = tuple(self.listener.values())
         parts["middleware"] = tuple(self.middleware.values())
         return Config.model_construct(**parts)
 
 
-def read_tables(raw: dict[str, Any], folder: FilePath) -> tuple[Draft, list[Problem]]:
+def read_tables(
+    raw: dict[str, Any], folder: FilePath, circumstances: Circumstances
+) -> tuple[Draft, list[Problem]]:
     """Read `raw`, and return what is in order and a problem for each value that is not.
 
     :param folder: where relative paths begin.
     """
-    draft = Draft(frozenset(raw))
+    arrays = {"listener", "middleware"}
+    given = frozenset(key for key in raw if key not in arrays or raw[key] != [])
+    draft = Draft(circumstances, given)
     problems = [_unknown(Config, (key,), raw[key]) for key in raw if key not in Config.model_fields]
     for name, about in Config.model_fields.items():
         if name not in raw:
@@ -89,8 +109,8 @@ def read_tables(raw: dict[str, Any], folder: FilePath) -> tuple[Draft, list[Prob
                 setattr(draft, name, kind.read(raw[name], folder))
             except BadValue as error:
                 setattr(draft, name, None)
-                problems.append(_bad((name,), raw[name], error))
-        elif isinstance(getattr(draft, name), dict):
+                problems += _bad((name,), raw[name], error)
+        elif name in arrays:
             found, more = _read_array(name, raw[name], folder)
             setattr(draft, name, found)
             problems += more
@@ -101,9 +121,7 @@ def read_tables(raw: dict[str, Any], folder: FilePath) -> tuple[Draft, list[Prob
     return draft, problems
 
 
-def _read_array(
-    name: str, raw: Any, folder: FilePath
-) -> tuple[dict[int, Table], list[Problem]]:
+def _read_array(name: str, raw: Any, folder: FilePath) -> tuple[dict[int, Table], list[Problem]]:
     if not isinstance(raw, list):
         return {}, [Problem((name,), "must be an array of tables", f"write [[{name}]]")]
     found: dict[int, Table] = {}
@@ -138,11 +156,14 @@ def _use_problem(path: Path, table: dict[str, Any]) -> Problem | None:
         known, later = {*DELIVERIES}, LATER_DELIVERIES
     else:
         return None
+    choices = f"one of {', '.join(sorted(known))}, or MODULE:OBJECT"
+    if "use" not in table and path[0] == "middleware":
+        return Problem((*path, "use"), "is required", choices)
     if not isinstance(use, str) or ":" in use or use in known:
         return None
     if use in later:
         return Problem((*path, "use"), NOT_YET, value=use)
-    hint = meant(use, known) or f"one of {', '.join(sorted(known))}, or MODULE:OBJECT"
+    hint = meant(use, known) or choices
     return Problem((*path, "use"), f"is no {path[0]}", hint, use)
 
 
@@ -154,7 +175,7 @@ def _problems(error: ValidationError, model: type[Table], path: Path) -> Iterato
         elif detail["type"] == "extra_forbidden":
             yield _unknown(model, where, detail["input"])
         else:
-            yield _bad(where, detail["input"], _reason(detail))
+            yield from _bad(where, detail["input"], _reason(detail))
 
 
 def _reason(detail: ErrorDetails) -> BadValue:
@@ -162,10 +183,12 @@ def _reason(detail: ErrorDetails) -> BadValue:
     return error if isinstance(error, BadValue) else BadValue(detail["msg"])
 
 
-def _bad(path: Path, value: Any, error: BadValue) -> Problem:
-    if isinstance(error, BadElement):
-        return Problem((*path, error.index), error.message, error.hint, value[error.index])
-    return Problem(path, error.message, error.hint, value)
+def _bad(path: Path, value: Any, error: BadValue) -> Iterator[Problem]:
+    if isinstance(error, BadElements):
+        for index, each in error.bad.items():
+            yield Problem((*path, index), each.message, each.hint, value[index])
+    else:
+        yield Problem(path, error.message, error.hint, value)
 
 
 def _unknown(model: type[Table], path: Path, value: Any) -> Problem:

@@ -7,7 +7,6 @@ other; a table in which something else is wrong is None in the draft, and is not
 from __future__ import annotations
 
 import resource
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -26,23 +25,11 @@ OTHER_FILES = 256
 store, the log, the library's own, and one for each file that a delivery thread writes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Circumstances:
-    """What the rules need to know beside the configuration."""
-
-    app: bool = False
-    """An application gives host name, hooks and handler."""
-    loopback_only: bool = False
-    """There is no configuration file: nothing but loopback is listened on."""
-    open_files: int = resource.RLIM_INFINITY
-    """The hard limit of open files."""
-
-
-def required(draft: Draft, about: Circumstances) -> Iterator[Problem]:
+def required(draft: Draft) -> Iterator[Problem]:
     """Without an application the file names the host, the domains and the delivery."""
-    if "listener" not in draft.given or (not draft.listener and draft.raw_listeners == 0):
+    if "listener" not in draft.given:
         yield Problem(("listener",), "is required", "[[listener]] with an address")
-    if about.app:
+    if draft.circumstances.app:
         return
     if "hostname" not in draft.given:
         yield Problem(("hostname",), "is required", 'such as "mx.example.com"')
@@ -53,14 +40,14 @@ def required(draft: Draft, about: Circumstances) -> Iterator[Problem]:
         yield Problem(("delivery",), "is required", '[delivery] with use = "maildir" and a path')
 
 
-def given_by_the_app(draft: Draft, about: Circumstances) -> Iterator[Problem]:
+def given_by_the_app(draft: Draft) -> Iterator[Problem]:
     """An application has its own handler and its own limits."""
-    if about.app:
+    if draft.circumstances.app:
         for name in sorted(draft.given & {"delivery", "limits"}):
             yield Problem((name,), "belongs to the application that --app names", "leave it out")
 
 
-def distinct_addresses(draft: Draft, about: Circumstances) -> Iterator[Problem]:
+def distinct_addresses(draft: Draft) -> Iterator[Problem]:
     """Every address is listened on once; port 0 is another port each time."""
     seen: dict[tuple[object, int], int] = {}
     for index, listener in draft.listener.items():
@@ -75,9 +62,9 @@ def distinct_addresses(draft: Draft, about: Circumstances) -> Iterator[Problem]:
             )
 
 
-def loopback(draft: Draft, about: Circumstances) -> Iterator[Problem]:
+def loopback(draft: Draft) -> Iterator[Problem]:
     """Without a configuration file nobody but this machine is served."""
-    if not about.loopback_only:
+    if not draft.circumstances.loopback_only:
         return
     for index, listener in draft.listener.items():
         if not ip_address(split_address(listener.address)[0]).is_loopback:
@@ -89,12 +76,15 @@ def loopback(draft: Draft, about: Circumstances) -> Iterator[Problem]:
             )
 
 
-def tls_for_listeners(draft: Draft, about: Circumstances) -> Iterator[Problem]:
-    """Who asks for TLS gives a certificate. STARTTLS by default is offered where there is one."""
-    if "tls" in draft.given:
+def tls_for_listeners(draft: Draft) -> Iterator[Problem]:
+    """Implicit TLS needs a certificate; STARTTLS is offered where there is one.
+
+    An application may have a context of its own, which nobody knows before it is imported.
+    """
+    if "tls" in draft.given or draft.circumstances.app:
         return
     for index, listener in draft.listener.items():
-        if "tls" in listener.model_fields_set and listener.tls != "off":
+        if listener.tls == "implicit":
             yield Problem(
                 ("listener", index, "tls"),
                 "needs a certificate",
@@ -103,27 +93,27 @@ def tls_for_listeners(draft: Draft, about: Circumstances) -> Iterator[Problem]:
             )
 
 
-def certificate(draft: Draft, about: Circumstances) -> Iterator[Problem]:
+def certificate(draft: Draft) -> Iterator[Problem]:
     """Certificate and key can be read and belong together."""
-    if draft.tls is not None:
+    if draft.tls is not None and draft.circumstances.look_at_files:
         yield from certificate_problems(draft.tls)
 
 
-def open_files(draft: Draft, about: Circumstances) -> Iterator[Problem]:
+def open_files(draft: Draft) -> Iterator[Problem]:
     """A worker can hold as many sessions as it may have."""
-    if draft.workers is None or about.open_files == resource.RLIM_INFINITY:
+    if draft.workers is None or draft.circumstances.open_files == resource.RLIM_INFINITY:
         return
-    if draft.workers.max_sessions + OTHER_FILES > about.open_files:
-        most = about.open_files - OTHER_FILES
+    if draft.workers.max_sessions + OTHER_FILES > draft.circumstances.open_files:
+        most = draft.circumstances.open_files - OTHER_FILES
         yield Problem(
             ("workers", "max_sessions"),
-            f"does not fit the hard limit of {about.open_files} open files",
+            f"does not fit the limit of {draft.circumstances.open_files} open files",
             f"at most {most}, or raise the limit (ulimit -Hn, LimitNOFILE=)",
             draft.workers.max_sessions,
         )
 
 
-def rate_limits(draft: Draft, about: Circumstances) -> Iterator[Problem]:
+def rate_limits(draft: Draft) -> Iterator[Problem]:
     """A table of limits names one, and a burst is the burst of something."""
     for index, table in draft.middleware.items():
         if not isinstance(table, RateLimit):
@@ -136,16 +126,14 @@ def rate_limits(draft: Draft, about: Circumstances) -> Iterator[Problem]:
             yield Problem(path, "limits nothing", "name connections or concurrent")
 
 
-def greylist_times(draft: Draft, about: Circumstances) -> Iterator[Problem]:
+def greylist_times(draft: Draft) -> Iterator[Problem]:
     """A second try has a time in which it is taken."""
     for index, table in draft.middleware.items():
         if isinstance(table, Greylist) and table.delay >= table.window:
             yield Problem(("middleware", index, "window"), "must be longer than delay")
 
 
-Rule = "Callable[[Draft, Circumstances], Iterable[Problem]]"
-
-RULES: tuple[Callable[[Draft, Circumstances], Iterable[Problem]], ...] = (
+RULES: tuple[Callable[[Draft], Iterable[Problem]], ...] = (
     required,
     given_by_the_app,
     distinct_addresses,

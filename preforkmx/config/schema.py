@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from preforkmx.config.kinds import (
+    Addresses,
     Choice,
     Code,
     CoreCount,
     Domains,
     Duration,
     File,
+    Flag,
     Folder,
     HostName,
     Integer,
@@ -30,7 +32,7 @@ from preforkmx.config.kinds import (
     SocketFile,
     StateURL,
 )
-from preforkmx.config.values import Network, Rate
+from preforkmx.config.values import Network, Rate  # noqa: TC001  (pydantic reads annotations)
 
 if TYPE_CHECKING:
     from preforkmx.config.keys import Path as ConfigPath
@@ -200,7 +202,7 @@ class RateLimit(Table):
 class Greylist(Table):
     """Defers the first message of an unknown sender, recipient and network with 451.
 
-    Clients that authenticated or that come from private networks are not deferred.
+    Clients that authenticated are not deferred.
     """
 
     use: Literal["greylist"] = Field(description=_USE)
@@ -220,6 +222,18 @@ class Greylist(Table):
             description='While the store is away: `"accept"` lets everybody pass, `"tempfail"` '
             "defers everybody with 451.",
         )
+    )
+    allow: Annotated[tuple[Network, ...], Networks()] = Field(
+        default=(), description="Networks that are not deferred.", examples=[["192.0.2.0/24"]]
+    )
+    exempt_private: Annotated[bool, Flag()] = Field(
+        default=True,
+        description="Private networks are not deferred, loopback among them (RFC 1918, RFC 4193).",
+    )
+    exempt_recipients: Annotated[tuple[str, ...], Addresses()] = Field(
+        default=(),
+        description='Recipients whose mail is not deferred; `"@example.com"` is a whole domain.',
+        examples=[["abuse@example.com", "@lists.example.com"]],
     )
 
 
@@ -326,11 +340,11 @@ class Admin(Table):
 class Log(Table):
     """Logs, on standard error."""
 
-    format: Annotated[Literal["logfmt", "json", "console"], Choice(("logfmt", "json", "console"))] = (
-        Field(
-            default="logfmt",
-            description='`"logfmt"` and `"json"` are for programs, `"console"` is for people.',
-        )
+    format: Annotated[
+        Literal["logfmt", "json", "console"], Choice(("logfmt", "json", "console"))
+    ] = Field(
+        default="logfmt",
+        description='`"logfmt"` and `"json"` are for programs, `"console"` is for people.',
     )
     level: Annotated[
         Literal["debug", "info", "warning", "error"], Choice(("debug", "info", "warning", "error"))
@@ -392,7 +406,7 @@ class Config(Table):
     )
     domains: Annotated[tuple[str, ...] | None, Domains()] = Field(
         default=None,
-        description='The domains whose recipients are taken; others are refused with 550. '
+        description="The domains whose recipients are taken; others are refused with 550. "
         '`["*"]` takes any domain. `postmaster@` the host name is always taken. Required without '
         "`--app`.",
         examples=[["example.com"]],

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 import re
+from datetime import date, time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ MASK = "***"
 """What stands where a secret would."""
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
-_SECRET_KEY = re.compile(r"password|passwd|secret|token|credential|api_?key", re.ASCII | re.I)
-_USER_INFO = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*:/?/?)[^/?#@\s]*:[^/?#\s]*@", re.ASCII | re.I)
+_SECRET_KEY = re.compile(r"(?i:password|passwd|secret|token|credential|api_?key)", re.ASCII)
+_USER_INFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:/?/?)[^/?#@\s]*:[^/?#\s]*@", re.ASCII)
 _LONGEST_SHOWN = 80
 
 
@@ -31,7 +31,7 @@ def dump_value(value: Any) -> str:
             return repr(value) if math.isfinite(value) else str(value)
         case str():
             return _dump_text(value)
-        case datetime.date() | datetime.time():
+        case date() | time():
             return value.isoformat()
         case list() | tuple():
             return "[" + ", ".join(map(dump_value, value)) + "]"

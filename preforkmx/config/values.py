@@ -7,8 +7,8 @@ Every ``parse_…`` takes whatever TOML gave and returns a plain value, or raise
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import NamedTuple
 
 Network = IPv4Network | IPv6Network
 
@@ -49,7 +49,8 @@ class BadValue(ValueError):
         self.hint = hint
 
 
-class Rate(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rate:
     """So many events in a period: ``"60/min"`` is ``Rate(60, 60.0)``."""
 
     count: int
@@ -74,7 +75,7 @@ def parse_duration(value: object) -> float:
     milliseconds, finer = divmod(scaled, scale)
     if finer:
         raise BadValue("must be a whole number of milliseconds")
-    seconds = milliseconds / 1000
+    seconds: float = milliseconds / 1000
     if seconds > LONGEST_DURATION:
         raise BadValue(f"must be at most {format_duration(LONGEST_DURATION)}")
     return seconds
@@ -85,6 +86,8 @@ def format_duration(seconds: float) -> str:
     milliseconds = round(seconds * 1000)
     if milliseconds == 0:
         return "0s"
+    if milliseconds == _MILLISECONDS["d"]:
+        return "24h"
     unit = next(u for u in ("d", "h", "m", "s", "ms") if milliseconds % _MILLISECONDS[u] == 0)
     return f"{milliseconds // _MILLISECONDS[unit]}{unit}"
 

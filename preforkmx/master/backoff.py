@@ -24,8 +24,8 @@ class Backoff:
         self._crashes += 1
         if self._crashes == 1:
             return 0.0
-        # The exponent is bounded: 2 ** 8 is past the longest wait.
-        return min(LONGEST_SECONDS, FIRST_SECONDS * 2 ** min(self._crashes - 2, 8))
+        # The exponent is bounded: 2⁸ × 0.25 s is past the longest wait.
+        return min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(self._crashes - 2, 8))
 
     def reset(self) -> None:
         """Forget all crashes."""

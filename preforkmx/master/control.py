@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 from typing import TYPE_CHECKING, Any
 
-from preforkmx.master.errors import StartRefused
 from preforkmx.master.reactor import READ, WRITE
+from preforkmx.master.sockets import bind_unix
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from pathlib import Path
 
@@ -82,25 +81,21 @@ class ControlConnection:
             # A request was answered at once: the loop below goes on.
             return
         self._moving = True
-        try:
-            while self._send() and not self._busy and self._take_request():
-                pass
-        except OSError:
-            self.close()
-        finally:
-            self._moving = False
+        while self._send() and not self._busy and self._take_request():
+            pass
+        self._moving = False
         if self._socket.fileno() >= 0:
             self._watch()
 
     def _send(self) -> bool:
-        """Send; whether everything is sent.
-
-        :raises OSError: the client is gone.
-        """
+        """Send; whether everything is sent."""
         while self._output:
             try:
                 count = self._socket.send(self._output)
             except BlockingIOError:
+                return False
+            except OSError:
+                self.close()
                 return False
             self._output = self._output[count:]
         return True
@@ -136,6 +131,8 @@ class ControlConnection:
 
     def close(self) -> None:
         """Close the connection."""
+        if self._socket.fileno() < 0:
+            return
         self._server.reactor.forget(self._socket)
         self._socket.close()
         self._server.closed(self)
@@ -173,6 +170,8 @@ class ControlServer:
         self.clock = clock
         self._connections: list[ControlConnection] = []
         self._listening = False
+        self.replaced_dead = path.is_socket()
+        """Whether an earlier master left its socket behind: it was killed."""
         self._socket = bind_unix(path)
 
     def listen(self) -> None:
@@ -214,7 +213,8 @@ class ControlServer:
         """Take note that a connection is gone."""
         if connection in self._connections:
             self._connections.remove(connection)
-            self._watch()
+            if self._listening:
+                self._watch()
 
     def expire(self) -> None:
         """Drop clients that are silent or do not read; call this about once a second."""
@@ -228,6 +228,8 @@ class ControlServer:
     def unlink(self) -> None:
         """Take no more connections and remove the path; those that are open stay so."""
         self._listening = False
+        if self._socket.fileno() < 0:
+            return
         self.reactor.forget(self._socket)
         self._socket.close()
         self._path.unlink(missing_ok=True)
@@ -242,27 +244,6 @@ class ControlServer:
         self._socket.close()
         for connection in self._connections:
             connection.leave()
-
-
-def bind_unix(path: Path) -> socket.socket:
-    """Return a bound, non-blocking unix socket with mode 0600 in the place of a dead one.
-
-    :raises StartRefused: the path cannot be bound.
-    """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    earlier = os.umask(0o177)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_socket():
-            path.unlink()
-        sock.bind(str(path))
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        raise StartRefused(f"the socket {path} cannot be made: {error.strerror or error}") from error
-    finally:
-        os.umask(earlier)
-    return sock
 
 
 def _command(line: bytes) -> str | None:

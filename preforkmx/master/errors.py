@@ -5,5 +5,5 @@ from __future__ import annotations
 from preforkmx.errors import PreforkmxError
 
 
-class StartRefused(PreforkmxError):  # noqa: N818 - it says what happened, to the operator
+class StartRefused(PreforkmxError):
     """A port is taken, something is not permitted, or another master holds the lock."""

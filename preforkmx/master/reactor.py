@@ -6,8 +6,9 @@ import selectors
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from _typeshed import FileDescriptorLike
     from collections.abc import Callable
+
+    from _typeshed import FileDescriptorLike
 
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
@@ -20,7 +21,7 @@ class Reactor:
         self._selector = selectors.DefaultSelector()
 
     def watch(
-        self, descriptor: FileDescriptorLike, call: Callable[[], None], events: int = READ
+        self, descriptor: FileDescriptorLike, call: Callable[[], object], events: int = READ
     ) -> None:
         """Call `call` whenever one of `events` is there; replaces an earlier watch."""
         try:

@@ -1,9 +1,10 @@
-"""What the kernel does for a listening TCP socket, beyond listening (Linux)."""
+"""Sockets: bound with an error that an operator understands, and what Linux does for them."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import socket
 import struct
 from pathlib import Path
@@ -73,6 +74,29 @@ def _first_free_port() -> int:
         return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text("ascii"))
     except (OSError, ValueError):
         return 1024
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """Return a bound, non-blocking unix socket with mode 0600 in the place of a dead one.
+
+    :raises StartRefused: the path cannot be bound.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    earlier = os.umask(0o177)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_socket():
+            path.unlink()
+        sock.bind(str(path))
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise StartRefused(
+            f"the socket {path} cannot be made: {error.strerror or error}"
+        ) from error
+    finally:
+        os.umask(earlier)
+    return sock
 
 
 def drop_syns(sock: socket.socket) -> None:

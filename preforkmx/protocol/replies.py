@@ -55,6 +55,10 @@ class Reply:
         """Return the reply that a hook asked for."""
         return cls(error.code, error.message, enhanced=error.enhanced, close=error.close)
 
+    def closing(self) -> Reply:
+        """Return this reply as the last one of its session."""
+        return Reply(self.code, *self.lines, enhanced=self.enhanced, close=True)
+
     @property
     def text(self) -> str:
         """The reply on one line, for the log."""

@@ -85,12 +85,16 @@ class Session(Wire):
         self._record = Record(log, self.id, peer) if log is not None else None
         self._by: str | None = None
         self._error: BaseException | None = None
-        self._ended = "lost"
+        self._ended = "closed"
         self._started = loop.time()
         self._mail_started = 0.0
         self._message_count = 0
         self._transaction_count = 0
         self._delivery_left = 0.0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._closed.set()
 
     # --- the life of a session --------------------------------------------------------------
 
@@ -101,6 +105,8 @@ class Session(Wire):
         try:
             if self.core.tls:
                 self.peer = self.peer._replace(tls=self._tls_info())
+            if self.service.conn_context is not None:
+                self.context = self.service.conn_context(self.context, self.peer)
             connected = True
             if await self._connect():
                 await self._serve()
@@ -139,14 +145,13 @@ class Session(Wire):
                 )
 
     async def _run_disconnect(self) -> None:
+        error = self._error
         for link in self.service.chain.disconnect:
-            await self._ask((link,), self._error, silent=True)
+            await self._ask((link,), error, silent=True)
 
     async def _connect(self) -> bool:
         """Ask the connection hooks; greet, or refuse."""
         service = self.service
-        if service.conn_context is not None:
-            self.context = service.conn_context(self.context, self.peer)
         refusal = await self._ask(service.chain.check_connection)
         self._connect_context = self.context
         if refusal is None:
@@ -175,10 +180,15 @@ class Session(Wire):
                 if self.expired:
                     service.counters.timeouts += 1
                     self._ended = "timeout"
+                    self._error = TimeoutError("the client sent nothing for too long")
                     core.shut(replies.TIMED_OUT)
                 continue
-            if service.retiring and kind not in _LAST and not core.in_transaction:
-                # Past a worker's drain deadline a session goes at its next command.
+            if (
+                (service.draining or service.retiring)
+                and kind not in _LAST
+                and not core.in_transaction
+            ):
+                # No command begins any more, however many the client sent in one flight.
                 self._ended = "shutdown"
                 core.shut(replies.SHUTTING_DOWN)
                 continue
@@ -203,10 +213,9 @@ class Session(Wire):
             elif kind is Verify:
                 await self._verify(event)  # type: ignore[arg-type]
             elif kind is Closing:
-                if self._ended == "lost":
-                    self._ended = "closed"
                 return
             elif kind is Gone:
+                self._ended = "lost"
                 self._error = ConnectionLost("the client closed without QUIT")
                 return
 
@@ -238,6 +247,7 @@ class Session(Wire):
         if not links:
             return None
         name = ""
+        self.expired = False
         self.deadline = self._loop.time() + self.service.command_timeout
         try:
             for name, hook in links:  # noqa: B007 - named in the log below
@@ -247,14 +257,14 @@ class Session(Wire):
         except SMTPError as error:
             self._by = name
             return Reply.from_error(error)
-        except asyncio.CancelledError:
-            if not self._timed_out():
-                raise
+        except BaseException as error:
+            if not self._timed_out(error):
+                return self._crashed(name, error)
             self._by = name
+            self._ended = "timeout"
+            self._error = TimeoutError(f"{name} took too long")
             self.service.logger.error("hook took too long", extra={"session": self.id, "by": name})
             return replies.HOOK_TIMEOUT
-        except Exception as error:
-            return self._crashed(name, error)
         finally:
             self.deadline = inf
         return None
@@ -264,17 +274,26 @@ class Session(Wire):
             raise TypeError(f"a hook returns a Context or None, not {context!r}")
         self.context = context
 
-    def _timed_out(self) -> bool:
-        """Say whether a CancelledError is the deadline's, and if so take it back."""
-        if not self.expired or self.task is None:
+    def _timed_out(self, error: BaseException) -> bool:
+        """Say whether `error` is the cancellation at the deadline, and if so take it back."""
+        if not self.expired or self.task is None or not isinstance(error, asyncio.CancelledError):
             return False
         self.expired = False
         self.task.uncancel()
         self.service.counters.timeouts += 1
         return True
 
-    def _crashed(self, name: str, error: Exception) -> Reply:
-        """A hook raised what is not an SMTPError: log its stack, end this session."""
+    def _crashed(self, name: str, error: BaseException) -> Reply:
+        """A hook raised what is not an SMTPError: log its stack, end this session.
+
+        SystemExit is a hook's mistake like any other, and so is a CancelledError of its own
+        making. What means this task or this process is raised again.
+        """
+        cancelled = isinstance(error, asyncio.CancelledError)
+        if (cancelled and self.task is not None and self.task.cancelling()) or isinstance(
+            error, (KeyboardInterrupt, GeneratorExit)
+        ):
+            raise error
         service = self.service
         service.counters.hook_failures += 1
         service.logger.error("hook failed", exc_info=error, extra={"session": self.id, "by": name})
@@ -297,12 +316,8 @@ class Session(Wire):
             self.peer = peer
             self.core.refuse(refusal)
             return
-        if self.envelope is not None:
-            refusal = await self._reset_transaction("reset")
-            if refusal is not None:
-                self.core.refuse(refusal)
-                return
-        self.core.accept()
+        # The transaction is forgotten whatever a reset hook says of it.
+        self.core.accept(await self._reset_transaction("reset") if peer.helo_name else None)
 
     async def _mail(self, event: Mail) -> None:
         service = self.service
@@ -341,11 +356,7 @@ class Session(Wire):
         self.core.accept()
 
     async def _rset(self) -> None:
-        refusal = await self._reset_transaction("reset")
-        if refusal is not None:
-            self.core.refuse(refusal)
-        else:
-            self.core.accept()
+        self.core.accept(await self._reset_transaction("reset"))
 
     async def _verify(self, event: Verify) -> None:
         for link in self.service.chain.verify:
@@ -412,6 +423,8 @@ class Session(Wire):
             self._error = self._error or ConnectionLost("the client closed during its handshake")
             self._ended = "tls"
             self.abort()
+            # connection_lost may have come, may come later, or never.
+            self.lost = True
             return False
         self.transport = transport
         self._reading_paused = False
@@ -426,13 +439,19 @@ class Session(Wire):
     def _tls_info(self) -> TLSInfo | None:
         assert self.transport is not None
         cipher = self.transport.get_extra_info("cipher")
-        return TLSInfo(version=cipher[1], cipher=cipher[0], bits=cipher[2]) if cipher else None
+        if cipher is None:
+            return None
+        # The version that stands beside the cipher is the one that defined it.
+        version = self.transport.get_extra_info("ssl_object").version()
+        return TLSInfo(version=version, cipher=cipher[0], bits=cipher[2])
 
     # --- the message ----------------------------------------------------------------------------------
 
     async def _data(self) -> None:
         service = self.service
         self.core.accept()
+        # Now: a handler may have much to do before it reads.
+        self.flush()
         service.in_data += 1
         try:
             await self._deliver()
@@ -459,7 +478,7 @@ class Session(Wire):
             return
         service.counters.octets += end.size
         if end.fault is not None:
-            reply, self._by = end.fault, None
+            reply, self._by = end.fault.closing() if reply and reply.close else end.fault, None
         if reply is None:
             service.counters.messages += 1
             self._message_count += 1
@@ -478,6 +497,7 @@ class Session(Wire):
         """Run the handlers: None, or the reply that refuses the message."""
         service = self.service
         self._delivery_left = service.delivery_timeout
+        self.expired = False
         self.deadline = self._loop.time() + service.delivery_timeout
         name = ""
         try:
@@ -493,14 +513,12 @@ class Session(Wire):
             # was good gets it offered again.
             self._by = name
             return replies.NOT_DELIVERED
-        except asyncio.CancelledError:
-            if not self._timed_out():
-                raise
+        except BaseException as error:
+            if not self._timed_out(error):
+                return self._crashed(name, error)
             self._by = name
             service.logger.error("delivery took too long", extra={"session": self.id, "by": name})
             return replies.DELIVERY_TIMEOUT
-        except Exception as error:
-            return self._crashed(name, error)
         finally:
             self.deadline = inf
         return None
@@ -509,23 +527,28 @@ class Session(Wire):
         """Wait for the client while a handler reads; the handler's clock stands meanwhile."""
         if self.deadline != inf:
             self._delivery_left = self.deadline - self._loop.time()
-        await self.more(self.service.command_timeout)
-        if self._delivery_left != inf:
-            self.deadline = self._loop.time() + self._delivery_left
+        try:
+            await self.more(self.service.command_timeout)
+        finally:
+            # Also where the handler gives up its read: its own time goes on.
+            if self._delivery_left != inf:
+                self.deadline = self._loop.time() + self._delivery_left
 
     def _give_up(self, reason: MessageAborted | None) -> None:
         """The message will never be complete: no 250, and the session ends."""
-        if self._error is None:
-            self._error = reason
-        if self.service.aborting:
+        if self.service.aborting and not isinstance(reason, ConnectionLost):
             self._ended = "shutdown"
             self.core.shut(replies.SHUTTING_DOWN)
-        elif self.expired:
+            return
+        if self._error is None:
+            self._error = reason
+        if isinstance(reason, ConnectionLost):
+            self._ended = "lost"
+            self.core.shut(replies.INTERNAL_ERROR)
+        else:
             self.service.counters.timeouts += 1
             self._ended = "timeout"
             self.core.shut(replies.TIMED_OUT)
-        else:
-            self.core.shut(replies.INTERNAL_ERROR)
 
     # --- the transaction --------------------------------------------------------------------------------
 

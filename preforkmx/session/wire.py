@@ -129,6 +129,7 @@ class Wire(asyncio.Protocol):
         (:attr:`expired`). A client that does not read its replies is not read from.
         """
         self.flush()
+        self.expired = False
         self.deadline = self._loop.time() + seconds
         if self._writing_paused and not self.lost:
             self._write_waiter = self._loop.create_future()
@@ -195,12 +196,18 @@ class Wire(asyncio.Protocol):
             transport.close()
             return
         if linger and not self.core.tls and transport.can_write_eof():
-            transport.write_eof()
-            self.resume()
+            try:
+                transport.write_eof()
+                self.resume()
+            except (OSError, RuntimeError):
+                # The client reset the connection, and the loop has not told yet.
+                transport.abort()
+                return
             await self._until_gone(or_eof=True)
         transport.close()
-        if transport.get_write_buffer_size():
-            # It does not read: close() alone would keep its replies for ever.
+        if self.core.tls or transport.get_write_buffer_size():
+            # Under TLS the close is a dialogue, and what the client still sends is discarded on
+            # the way. A client that does not read: close() alone would keep its replies for ever.
             await self._until_gone(or_eof=False)
             self.abort()
 

@@ -101,6 +101,8 @@ class ConnectionLimits:
     concurrent: int | None = None
     #: The name as the stores' keys have it.
     octets: bytes = field(init=False, repr=False, compare=False)
+    #: interval and tolerance of `host`, those of `network`, and `concurrent`; 0 is not limited.
+    numbers: tuple[int, int, int, int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         octets = self.name.encode()
@@ -109,6 +111,14 @@ class ConnectionLimits:
         if self.concurrent is not None and not 1 <= self.concurrent < 1 << 32:
             raise ValueError(f"{self.concurrent} is not a number of open connections")
         object.__setattr__(self, "octets", octets)
+        numbers = (
+            0 if self.host is None else self.host.interval,
+            0 if self.host is None else self.host.tolerance,
+            0 if self.network is None else self.network.interval,
+            0 if self.network is None else self.network.tolerance,
+            self.concurrent or 0,
+        )
+        object.__setattr__(self, "numbers", numbers)
 
     def share(self, of: int) -> ConnectionLimits:
         """Return the part of these limits for one of `of` equal sharers, never below 1."""

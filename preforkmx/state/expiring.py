@@ -31,10 +31,10 @@ class ExpiringMap(Generic[K, V]):
 
     :param capacity: the most entries, at least 1.
     :param expiry: the time at which a value expires, from the value.
-    :param journal: keep in :attr:`changed` the keys that were written or dropped.
+    :param journal: keep the keys that were written or dropped, for :meth:`take_journal`.
     """
 
-    __slots__ = ("_capacity", "_expiry", "_ring", "changed", "entries")
+    __slots__ = ("_capacity", "_expiry", "_journal", "_ring", "entries")
 
     def __init__(
         self, capacity: int, expiry: Callable[[V], float], *, journal: bool = False
@@ -46,8 +46,7 @@ class ExpiringMap(Generic[K, V]):
         self._ring: deque[K] = deque()
         #: Everything that is there, expired or not. Read it; write with :meth:`put`.
         self.entries: dict[K, V] = {}
-        #: What to save (the key is in :attr:`entries`) or to delete (it is not); with a journal.
-        self.changed: set[K] | None = set() if journal else None
+        self._journal: set[K] | None = set() if journal else None
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -66,12 +65,32 @@ class ExpiringMap(Generic[K, V]):
             self._make_room(now)
             self._ring.append(key)
         entries[key] = value
-        if self.changed is not None:
-            self.changed.add(key)
+        if self._journal is not None:
+            self._journal.add(key)
 
-    def expired(self, value: V, now: float) -> bool:
-        """Whether `value` has expired."""
-        return self._expiry(value) <= now
+    def clear(self) -> None:
+        """Drop every entry, and the journal."""
+        self.entries.clear()
+        self._ring.clear()
+        self.take_journal()
+
+    def take_journal(self) -> set[K]:
+        """Return the keys that were written or dropped since the last call."""
+        journal = self._journal
+        if journal is None:
+            return set()
+        self._journal = set()
+        return journal
+
+    def give_back(self, journal: set[K]) -> None:
+        """Put back what :meth:`take_journal` returned."""
+        if self._journal is not None:
+            self._journal |= journal
+
+    @property
+    def journal_is_long(self) -> bool:
+        """Whether the journal has more keys than the map has room for, twice over."""
+        return self._journal is not None and len(self._journal) > 2 * self._capacity
 
     def _make_room(self, now: float) -> None:
         # Keys leave the map only through the ring, so each is in the ring exactly once.
@@ -90,5 +109,5 @@ class ExpiringMap(Generic[K, V]):
 
     def _drop(self, key: K) -> None:
         del self.entries[key]
-        if self.changed is not None:
-            self.changed.add(key)
+        if self._journal is not None:
+            self._journal.add(key)

@@ -13,12 +13,15 @@ kept apart so that a flood of new triplets pushes out other new ones, but nobody
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from preforkmx.state.decisions import MICROSECONDS, GreylistState, Rate
 from preforkmx.state.expiring import ExpiringMap
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from preforkmx.state.limits import Limits
 
 Pending = tuple[int, int]
@@ -38,15 +41,19 @@ _AT_REST = (0, 0)
 _HOUR = 3600 * MICROSECONDS
 
 
-class Changes(NamedTuple):
-    """Keys of the three maps that were written or dropped since they were last taken."""
+@dataclass(slots=True)
+class Changes:
+    """What has to be saved.
 
-    pending: set[bytes]
-    known: set[bytes]
-    networks: set[bytes]
+    :param keys: for each of :attr:`Greylisting.tables` the keys that were written or dropped.
+    :param everything: `keys` is all there is; whatever else was saved before is to go.
+    """
+
+    keys: tuple[set[bytes], ...]
+    everything: bool = False
 
     def __bool__(self) -> bool:
-        return any(self)
+        return self.everything or any(self.keys)
 
 
 def _first(value: tuple[int, ...]) -> int:
@@ -63,7 +70,7 @@ class Greylisting:
     :param journal: keep the keys that changed, for :meth:`take_changes`.
     """
 
-    __slots__ = ("_limits", "known", "networks", "pending")
+    __slots__ = ("_everything", "_limits", "known", "networks", "pending", "tables")
 
     def __init__(
         self, limits: Limits, *, pending: int, known: int, networks: int, journal: bool = False
@@ -72,23 +79,24 @@ class Greylisting:
         self.pending: ExpiringMap[bytes, Pending] = ExpiringMap(pending, _first, journal=journal)
         self.known: ExpiringMap[bytes, int] = ExpiringMap(known, int, journal=journal)
         self.networks: ExpiringMap[bytes, Network] = ExpiringMap(networks, _first, journal=journal)
+        #: The three, in the order in which they are saved.
+        self.tables: tuple[ExpiringMap[bytes, Any], ...] = (self.pending, self.known, self.networks)
+        self._everything = False
 
     def decide(
         self,
         network: bytes,
         triplet: bytes,
-        delay: int,
-        window: int,
-        life: int,
-        auto_allow_after: int,
-        spacing: int,
+        numbers: Sequence[int],
         now: int,
     ) -> tuple[int, int, int]:
         """Return the state's number, the µs left of the delay, and the µs waited.
 
-        The settings are those of :class:`~preforkmx.state.decisions.GreylistSettings`; each
-        decision goes by its own, so a change of them counts at once for what is deferred.
+        :param numbers: :attr:`GreylistSettings.numbers
+            <preforkmx.state.decisions.GreylistSettings.numbers>`. Each decision goes by its
+            own, so a new delay counts at once for what is deferred already.
         """
+        delay, window, life, auto_allow_after, spacing = numbers
         passes = self.networks.get(network, now)
         if passes is not None and 0 < auto_allow_after <= passes[1]:
             if _stale(passes[0], life, now):
@@ -132,22 +140,23 @@ class Greylisting:
         self.networks.put(network, (now + life, count, last), now)
 
     def take_changes(self) -> Changes:
-        """Return the keys that changed since the last call, and begin a new journal."""
-        taken = Changes(
-            self.pending.changed or set(),
-            self.known.changed or set(),
-            self.networks.changed or set(),
-        )
-        for table in (self.pending, self.known, self.networks):
-            if table.changed is not None:
-                table.changed = set()
-        return taken
+        """Return what changed since the last call, and begin a new journal."""
+        journals = tuple(table.take_journal() for table in self.tables)
+        if not self._everything:
+            return Changes(journals)
+        self._everything = False
+        return Changes(tuple(set(table.entries) for table in self.tables), everything=True)
 
     def give_back(self, changes: Changes) -> None:
-        """Put `changes` back into the journal: they could not be saved."""
-        for table, keys in zip((self.pending, self.known, self.networks), changes, strict=True):
-            if table.changed is not None:
-                table.changed |= keys
+        """`changes` could not be saved: the next :meth:`take_changes` has them again.
+
+        While nothing can be saved the journals would grow with every entry that comes and
+        goes. Before that they are thrown away for a note to save everything.
+        """
+        for table, keys in zip(self.tables, changes.keys, strict=True):
+            table.give_back(keys)
+        if changes.everything or any(table.journal_is_long for table in self.tables):
+            self._everything = True
 
 
 def _stale(expiry: int, life: int, now: int) -> bool:

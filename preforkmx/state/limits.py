@@ -6,10 +6,14 @@ the store process on behalf of the workers, and both say what time it is in whol
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from preforkmx.state.expiring import ExpiringMap
 from preforkmx.state.gcra import next_arrival, wait_for
+from preforkmx.state.networks import network_octets
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Outcomes of :meth:`Limits.open`, which the wire between worker and store process carries too.
 ADMITTED: Final = 0
@@ -59,22 +63,20 @@ class Limits:
         self,
         name: bytes,
         host: bytes,
-        network: bytes,
-        host_interval: int,
-        host_tolerance: int,
-        network_interval: int,
-        network_tolerance: int,
-        concurrent: int,
+        numbers: Sequence[int],
         now: int,
     ) -> tuple[int, int]:
         """Check every limit of a new connection, then charge them all and hold its lease.
 
-        An interval of 0 and a `concurrent` of 0 stand for a limit that is not set. When
-        `concurrent` is set and the connection is admitted, the caller gives its lease back
-        with :meth:`release`.
+        When `concurrent` is among the limits and the connection is admitted, the caller gives
+        its lease back with :meth:`release`.
 
+        :param host: the client (:func:`~preforkmx.state.networks.host_octets`).
+        :param numbers: :attr:`ConnectionLimits.numbers
+            <preforkmx.state.decisions.ConnectionLimits.numbers>`.
         :returns: the outcome and, where a rate refused, how many µs remain to wait.
         """
+        host_interval, host_tolerance, network_interval, network_tolerance, concurrent = numbers
         stored = self._arrivals.entries
         outcome, wait = ADMITTED, 0
         host_arrival = network_arrival = 0
@@ -86,7 +88,7 @@ class Limits:
             if wait:
                 outcome = REFUSED_BY_HOST
         if network_interval:
-            network_key = b"n" + name + b"\0" + network
+            network_key = b"n" + name + b"\0" + network_octets(host)
             network_arrival = next_arrival(
                 stored.get(network_key, 0), now, network_interval, network_tolerance
             )

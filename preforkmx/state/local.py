@@ -17,7 +17,7 @@ from preforkmx.state.decisions import (
 )
 from preforkmx.state.greylisting import Greylisting
 from preforkmx.state.limits import ADMITTED, REFUSED_BY_LEASES, Limits, lease_key
-from preforkmx.state.networks import host_octets, network_octets
+from preforkmx.state.networks import host_octets
 from preforkmx.state.triplets import short_key, triplet_key
 
 if TYPE_CHECKING:
@@ -72,26 +72,15 @@ class LocalStore:
 
     async def open_connection(self, address: IPAddress, limits: ConnectionLimits) -> Admission:
         """Count a new connection against every limit, and lease one place."""
-        host, network, concurrent = limits.host, limits.network, limits.concurrent
-        octets = host_octets(address)
-        outcome, wait = self.limits.open(
-            limits.octets,
-            octets,
-            network_octets(octets),
-            0 if host is None else host.interval,
-            0 if host is None else host.tolerance,
-            0 if network is None else network.interval,
-            0 if network is None else network.tolerance,
-            concurrent or 0,
-            self.now(),
-        )
+        host = host_octets(address)
+        outcome, wait = self.limits.open(limits.octets, host, limits.numbers, self.now())
         if outcome != ADMITTED:
             return refusal(outcome, wait)
-        if concurrent is None:
+        if limits.concurrent is None:
             return Admission(admitted=True)
         self._last_lease += 1
         self._held.add(self._last_lease)
-        key = lease_key(limits.octets, octets)
+        key = lease_key(limits.octets, host)
         return Admission(admitted=True, lease=Lease(self._last_lease, (key,), self))
 
     async def close_connection(self, lease: Lease) -> None:
@@ -115,7 +104,7 @@ class LocalStore:
         state, left, waited = self.greylisting.decide(
             short_key(network),
             triplet_key(network, sender, recipient),
-            *settings.numbers,
+            settings.numbers,
             self.now(),
         )
         return GreylistVerdict(STATES[state], left / MICROSECONDS, waited / MICROSECONDS)

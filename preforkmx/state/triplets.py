@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from preforkmx.state.networks import host_octets
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from preforkmx.model import IPAddress
 
 #: Keys that are longer are hashed: no client decides how long a key is.
@@ -53,9 +55,9 @@ def normalise_sender(sender: str) -> str:
     if batv := _BATV.fullmatch(local):
         local = batv["mailbox"]
     if srs := _SRS0.fullmatch(local):
-        local = f"SRS0={srs['path']}"
+        local = f"SRS={srs['path']}"
     elif srs := _SRS1.fullmatch(local):
-        local = f"SRS1={srs['forwarder']}={srs['path']}"
+        local = f"SRS={srs['forwarder']}={srs['path']}"
     plus = local.find("+", 1)
     if plus > 0:
         local = local[:plus]
@@ -65,6 +67,18 @@ def normalise_sender(sender: str) -> str:
 def normalise_recipient(recipient: str) -> str:
     """Return a forward path as greylisting compares it: in lower case."""
     return recipient.lower()
+
+
+def recipients_of(addresses: Iterable[str]) -> str:
+    """Return the forward path that stands for all of `addresses`, in whatever order.
+
+    A single one stands for itself; several for a hash of them, which is as short.
+    """
+    paths = sorted(normalise_recipient(address) for address in addresses)
+    if len(paths) == 1:
+        return paths[0]
+    octets = "\n".join(paths).encode("utf-8", "surrogatepass")
+    return blake2b(octets, digest_size=16).hexdigest()
 
 
 def short_key(text: str) -> bytes:

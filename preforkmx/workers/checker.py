@@ -7,6 +7,7 @@ breaks, goes away with the process.
 from __future__ import annotations
 
 import logging
+import signal
 from typing import TYPE_CHECKING
 
 from preforkmx.errors import ConfigError
@@ -29,9 +30,8 @@ def run_checker(
     check: Callable[[], None], channel: Channel, *, log_format: str, log_level: str
 ) -> int:
     """Call `check`, report what it raises, and return the exit status; called in the child."""
-    log = process.settle(
-        "checker", log_format=log_format, log_level=log_level, log_name="checker"
-    )
+    process.die_with_parent(signal.SIGKILL)
+    log = process.settle("checker", log_format=log_format, log_level=log_level, log_name="checker")
     try:
         check()
     except ConfigError as error:

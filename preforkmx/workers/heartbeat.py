@@ -102,6 +102,10 @@ class HeartbeatMemory:
         self._words: memoryview[int] = self._octets.cast("Q")
         self.cells = tuple(Cell(self._words, index) for index in range(cells))
 
+    def leave(self) -> None:
+        """Close the descriptor and keep the mapping: in a child, which writes its cell."""
+        os.close(self.fd)
+
     def close(self) -> None:
         """Unmap the memory; no cell may be used after this."""
         self._words.release()
@@ -124,21 +128,14 @@ class Heart:
         self._cell = cell
         self._vitals = vitals
         self._due = 0.0
-        self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Beat at once, and then every :data:`BEAT_SECONDS`."""
+        """Beat at once, then every :data:`BEAT_SECONDS` until the loop ends."""
         self._due = self._loop.time()
         self._beat()
-
-    def stop(self) -> None:
-        """Beat no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _beat(self) -> None:
         now = self._loop.time()
         self._cell.write(self._vitals(), max(0, round((now - self._due) * 1000)))
         self._due = now + BEAT_SECONDS
-        self._timer = self._loop.call_at(self._due, self._beat)
+        self._loop.call_at(self._due, self._beat)

@@ -86,8 +86,7 @@ class StoreProcess:
         # The workers still need the store when a whole process group is told to go.
         self._loop.add_signal_handler(signal.SIGTERM, self._terminated)
         self._loop.add_reader(self._channel.fileno(), self._hear)
-        heart = Heart(self._loop, self._setup.cell, Vitals)
-        heart.start()
+        Heart(self._loop, self._setup.cell, Vitals).start()
         try:
             await serve_store(self._setup.sock, self._setup.database, self._serves, self._stop)
         except Exception as error:
@@ -96,7 +95,6 @@ class StoreProcess:
             _logger.debug("the store could not be started", exc_info=True)
             self._channel.post_failure(process.describe(error))
             return process.EXIT_BOOT
-        heart.stop()
         return process.EXIT_ASKED
 
     def _serves(self) -> None:

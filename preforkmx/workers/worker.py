@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-    from preforkmx.server import Acceptor, Server
+    from preforkmx.server import Server
+    from preforkmx.session.acceptor import Acceptor
     from preforkmx.session.listener import Listener
     from preforkmx.workers.channel import Channel
     from preforkmx.workers.heartbeat import Cell
@@ -53,6 +54,8 @@ LIFESPAN_SECONDS = 5.0
 """What the lifespans of middleware get to close."""
 LAST_WORDS_SECONDS = 1.0
 """What the last counters get to fit into the channel, and log lines to be written."""
+LAST_WORDS = 50
+"""How often the worker tries, in that time."""
 
 _logger = logging.getLogger("preforkmx.workers")
 
@@ -143,8 +146,7 @@ class Worker:
         self._boot = asyncio.current_task()
         self._loop.add_signal_handler(signal.SIGTERM, self._terminated)
         self._loop.add_reader(self._channel.fileno(), self._hear)
-        heart = Heart(self._loop, self._setup.cell, self._vitals)
-        heart.start()
+        Heart(self._loop, self._setup.cell, self._vitals).start()
         lifespans = AsyncExitStack()
         try:
             await lifespans.enter_async_context(self._server.started())
@@ -161,7 +163,6 @@ class Worker:
         await self._told.wait()
         await self._no_session_left()
         await self._close(lifespans)
-        heart.stop()
         return process.EXIT_ASKED
 
     def _serve(self) -> None:
@@ -265,9 +266,10 @@ class Worker:
         except Exception:
             _logger.exception("a lifespan failed while it closed")
         self._report()
-        patience = self._loop.time() + LAST_WORDS_SECONDS
-        while not self._channel.flush() and self._loop.time() < patience:
-            await asyncio.sleep(0.02)
+        for _ in range(LAST_WORDS):
+            if self._channel.flush():
+                break
+            await asyncio.sleep(LAST_WORDS_SECONDS / LAST_WORDS)
 
     # What the master and the process list see.
 

@@ -67,22 +67,8 @@ def hello(token: bytes) -> bytes:
 
 def open_connection(lease: int, host: bytes, limits: ConnectionLimits) -> bytes:
     """Return the frame of :meth:`~preforkmx.state.decisions.Store.open_connection`."""
-    rate, network, name = limits.host, limits.network, limits.octets
-    return (
-        _OPEN.pack(
-            _OPEN.size - 1 + len(host) + len(name),
-            OPEN,
-            lease,
-            0 if rate is None else rate.interval,
-            0 if rate is None else rate.tolerance,
-            0 if network is None else network.interval,
-            0 if network is None else network.tolerance,
-            limits.concurrent or 0,
-            len(host),
-        )
-        + host
-        + name
-    )
+    size = _OPEN.size - 1 + len(host) + len(limits.octets)
+    return _OPEN.pack(size, OPEN, lease, *limits.numbers, len(host)) + host + limits.octets
 
 
 def close(lease: int) -> bytes:

@@ -7,19 +7,20 @@ import errno
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from struct import error as StructError  # noqa: N812 - its own name says nothing
 from typing import TYPE_CHECKING, Final, cast
 
+from preforkmx.state.decisions import LONGEST_SPAN, MICROSECONDS
 from preforkmx.state.embedded import frames
 from preforkmx.state.embedded.database import GreylistDatabase
+from preforkmx.state.embedded.frames import CLOSE, GREYLIST, HOLD, OPEN, TAKE
 from preforkmx.state.limits import ADMITTED, lease_key
 from preforkmx.state.local import LocalStore
-from preforkmx.state.networks import network_octets
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
 _log = logging.getLogger("preforkmx.state.store")
@@ -27,10 +28,22 @@ _log = logging.getLogger("preforkmx.state.store")
 #: The most workers that are connected at once; more are closed unheard.
 MAX_CLIENTS: Final = 1024
 #: The most leases of one worker. One that wants more is broken, and is closed.
-MAX_LEASES: Final = 1 << 18
+MAX_LEASES: Final = 1 << 17
 #: How often greylisting is saved, in seconds: what a crash loses at most, plus one write.
 SAVE_SECONDS: Final = 1.0
 
+# Looked up once: a frame is unpacked some hundred thousand times a second.
+_pack_reply: Final = frames.REPLY.pack
+_unpack_open: Final = frames.OPEN_BODY.unpack_from
+_unpack_greylist: Final = frames.GREYLIST_BODY.unpack_from
+_unpack_lease: Final = frames.LEASE_BODY.unpack_from
+_unpack_take: Final = frames.TAKE_BODY.unpack_from
+_OPEN_SIZE: Final = frames.OPEN_BODY.size
+_GREYLIST_SIZE: Final = frames.GREYLIST_BODY.size
+_LEASE_SIZE: Final = frames.LEASE_BODY.size
+_TAKE_SIZE: Final = frames.TAKE_BODY.size
+
+_LONGEST: Final = LONGEST_SPAN * MICROSECONDS
 _ACCEPTS_A_WAKEUP: Final = 16
 _ACCEPT_PAUSE: Final = 1.0
 
@@ -54,28 +67,41 @@ async def serve_store(
         damaged is set aside instead.
     """
     store = LocalStore(clock, journal=True)
+    async with _saved(store, database) as save:
+        clients = _Clients(store)
+        acceptor = _Acceptor(sock, clients)
+        acceptor.start()
+        try:
+            ready()
+            while not stop.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), SAVE_SECONDS)
+                await save()
+        finally:
+            acceptor.stop()
+            clients.close()
+
+
+@asynccontextmanager
+async def _saved(store: LocalStore, database: Path) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Load the greylisting of `store` from `database`; yield what saves it; save it at the end."""
+    loop = asyncio.get_running_loop()
+    greylisting = store.greylisting
+    file = GreylistDatabase(database, greylisting)
     # The one thread that touches SQLite: the loop never waits for a disk.
     with ThreadPoolExecutor(1, "preforkmx-state") as thread:
-        loop = asyncio.get_running_loop()
-        saved = GreylistDatabase(database, store.greylisting)
-        await loop.run_in_executor(thread, saved.load, store.now())
+
+        async def save() -> None:
+            changes = greylisting.take_changes()
+            if not await loop.run_in_executor(thread, file.save, changes, store.now()):
+                greylisting.give_back(changes)
+
+        await loop.run_in_executor(thread, file.load, store.now())
         try:
-            clients = _Clients(store)
-            acceptor = _Acceptor(sock, clients)
-            acceptor.start()
-            ready()
-            try:
-                while not stop.is_set():
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(stop.wait(), SAVE_SECONDS)
-                    await loop.run_in_executor(thread, saved.save, store.now())
-            finally:
-                acceptor.stop()
-                clients.close()
-            # What the workers said between the last save and the end.
-            await loop.run_in_executor(thread, saved.save, store.now())
+            yield save
         finally:
-            await loop.run_in_executor(thread, saved.close)
+            await save()
+            await loop.run_in_executor(thread, file.close)
 
 
 class _Acceptor:
@@ -223,49 +249,47 @@ class _Client(asyncio.Protocol):
         :raises struct.error: a frame is shorter than its fields.
         """
         replies: list[bytes] = []
+        reply = replies.append
         limits, decide = self._store.limits, self._store.greylisting.decide
         now = self._store.now()
-        pack = frames.REPLY.pack
         start, end = 0, len(data)
         while start < end:
             stop = start + 1 + data[start]
-            if stop > end or stop == end == start + 1:
+            if stop > end:
                 break
+            if stop == start + 1:
+                raise ValueError("it sent an empty frame")
             frame = data[start:stop]
             start = stop
             command = frame[1]
             if not self.token:
-                replies.append(self._greet(frame))
-            elif command == frames.OPEN:
-                lease, *numbers, concurrent, size = frames.OPEN_BODY.unpack_from(frame)
-                at = frames.OPEN_BODY.size + size
-                host, name = frame[frames.OPEN_BODY.size : at], frame[at:]
-                outcome, wait = limits.open(
-                    name, host, network_octets(host), *numbers, concurrent, now
-                )
-                if concurrent and outcome == ADMITTED:
-                    self._keep(lease, lease_key(name, host))
-                replies.append(pack(outcome, wait, 0))
-            elif command == frames.GREYLIST:
-                delay, window, life, after, spacing, triplet = frames.GREYLIST_BODY.unpack_from(
-                    frame
-                )
-                network = frame[frames.GREYLIST_BODY.size :]
-                replies.append(
-                    pack(*decide(network, triplet, delay, window, life, after, spacing, now))
-                )
-            elif command == frames.CLOSE:
-                (lease,) = frames.LEASE_BODY.unpack_from(frame)
+                reply(self._greet(frame))
+            elif command == OPEN:
+                numbers = _unpack_open(frame)
+                at = _OPEN_SIZE + numbers[6]
+                host, name = frame[_OPEN_SIZE:at], frame[at:]
+                outcome, wait = limits.open(name, host, numbers[1:6], now)
+                if outcome == ADMITTED and numbers[5]:
+                    self._keep(numbers[0], lease_key(name, host))
+                reply(_pack_reply(outcome, wait, 0))
+            elif command == GREYLIST:
+                numbers = _unpack_greylist(frame)
+                if numbers[1] > _LONGEST or numbers[2] > _LONGEST:
+                    raise ValueError("it asked for a longer memory than there is")
+                network = frame[_GREYLIST_SIZE:]
+                reply(_pack_reply(*decide(network, numbers[5], numbers[:5], now)))
+            elif command == CLOSE:
+                (lease,) = _unpack_lease(frame)
                 key = self._leases.pop(lease, None)
                 if key is not None:
                     limits.release(key)
-            elif command == frames.TAKE:
-                cost, tolerance = frames.TAKE_BODY.unpack_from(frame)
-                wait = limits.take(b"t" + frame[frames.TAKE_BODY.size :], cost, tolerance, now)
-                replies.append(pack(1 if wait else 0, wait, 0))
-            elif command == frames.HOLD:
-                (lease,) = frames.LEASE_BODY.unpack_from(frame)
-                key = frame[frames.LEASE_BODY.size :]
+            elif command == TAKE:
+                cost, tolerance = _unpack_take(frame)
+                wait = limits.take(b"t" + frame[_TAKE_SIZE:], cost, tolerance, now)
+                reply(_pack_reply(1 if wait else 0, wait, 0))
+            elif command == HOLD:
+                (lease,) = _unpack_lease(frame)
+                key = frame[_LEASE_SIZE:]
                 limits.hold(key)
                 self._keep(lease, key)
             else:

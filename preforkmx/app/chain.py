@@ -1,0 +1,103 @@
+"""From the tables of a configuration to the store, the middleware and the delivery."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from preforkmx.app import code
+from preforkmx.config.schema import (
+    Discard,
+    Greylist,
+    Maildir,
+    RateLimit,
+    RequireAuth,
+    RequireTLS,
+    SiteDelivery,
+    SiteMiddleware,
+)
+from preforkmx.delivery.discard import discard
+from preforkmx.delivery.maildir import maildir
+from preforkmx.middleware import greylist
+from preforkmx.middleware.auth import require_auth
+from preforkmx.middleware.base import Middleware
+from preforkmx.middleware.rate_limit import rate_limit
+from preforkmx.middleware.tls import require_tls
+from preforkmx.state.decisions import Rate, running
+from preforkmx.state.embedded.client import EmbeddedStore
+from preforkmx.state.fallback import FallbackStore
+from preforkmx.state.local import LocalStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from preforkmx.config.schema import AnyDelivery, AnyMiddleware, State
+    from preforkmx.state.decisions import Store
+
+
+def make_store(state: State, socket: Path | None, workers: int) -> Store:
+    """Return the store of one worker.
+
+    :param socket: of the store process; None for ``"local:"``.
+    :param workers: among how many the limits are divided while the store process is away.
+    """
+    if socket is None:
+        return LocalStore()
+    embedded = EmbeddedStore(socket, deadline=state.deadline)
+    return FallbackStore(embedded, LocalStore(), share=workers)
+
+
+def store_lifespan(store: Store) -> Middleware:
+    """Return the Middleware that starts the store with its worker, and closes it."""
+    return Middleware(lifespan=partial(running, store), name="store")
+
+
+def make_middleware(table: AnyMiddleware, store: Store, number: int) -> Middleware:
+    """Return the middleware of one ``[[middleware]]`` table.
+
+    :param number: which of the tables of its kind it is, from 1: their counts are kept apart.
+    :raises ValueError: when it cannot be made; the text is for the operator.
+    """
+    match table:
+        case RateLimit():
+            return _rate_limit(table, store, number)
+        case Greylist():
+            return greylist.Greylist(store, **_options(table)).middleware()
+        case RequireTLS():
+            return require_tls(at=table.at)
+        case RequireAuth():
+            return require_auth(at=table.at)
+        case SiteMiddleware():
+            return code.to_middleware(code.find(table.use), table.options)
+
+
+def make_delivery(table: AnyDelivery, hostname: str) -> Middleware:
+    """Return the delivery of ``[delivery]``.
+
+    :raises ValueError: when it cannot be made; the text is for the operator.
+    """
+    match table:
+        case Maildir():
+            return maildir(table.path, hostname=hostname)
+        case Discard():
+            return discard()
+        case SiteDelivery():
+            return code.to_delivery(code.find(table.use), table.options)
+
+
+def _rate_limit(table: RateLimit, store: Store, number: int) -> Middleware:
+    rate = table.connections
+    connections = None
+    if rate is not None:
+        connections = Rate(rate.count, rate.period, table.burst or rate.count)
+    return rate_limit(
+        store,
+        connections=connections,
+        concurrent=table.concurrent,
+        allow=table.allow,
+        name="rate_limit" if number == 1 else f"rate_limit {number}",
+    )
+
+
+def _options(table: Greylist) -> dict[str, Any]:
+    return {key: getattr(table, key) for key in type(table).model_fields if key != "use"}

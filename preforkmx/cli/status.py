@@ -1,0 +1,101 @@
+"""``preforkmx status``: what the server is doing."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from preforkmx.cli.common import Exit, control_options, control_path, reaches_a_server
+from preforkmx.cli.control import Control
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+
+@click.command()
+@control_options
+@click.option("--json", "as_json", is_flag=True, help="Print the whole document as JSON.")
+@reaches_a_server
+def status(path: Path | None, control: Path | None, *, as_json: bool) -> None:
+    """Show listeners, workers, totals and the store.
+
+    Exit status: 0 ready, 4 draining, 5 not running.
+    """
+    with Control(control_path(path, control)) as server:
+        document = server.ask("status")
+    if as_json:
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        click.echo(render(document, dt.datetime.now(dt.UTC)), nl=False)
+    sys.exit(Exit.DRAINING if document.get("state") == "draining" else Exit.OK)
+
+
+def render(document: dict[str, Any], now: dt.datetime) -> str:
+    """Return the status document for people."""
+    return "\n".join(_lines(document, now)) + "\n"
+
+
+def _lines(document: dict[str, Any], now: dt.datetime) -> Iterator[str]:
+    up = now - dt.datetime.fromisoformat(document["started"])
+    yield (
+        f"{document['hostname']} is {document['state']}: generation {document['generation']}, "
+        f"up {_span(up.total_seconds())}, process {document['pid']}, "
+        f"preforkmx {document['version']}"
+    )
+    yield ""
+    yield from _table(
+        ("LISTENER", "TLS", "QUEUED"),
+        [(each["address"], each["tls"], each["queued"]) for each in document["listeners"]],
+    )
+    yield ""
+    yield from _table(
+        ("SLOT", "PROCESS", "STATE", "GENERATION", "SESSIONS", "IN DATA", "LAG", "MESSAGES"),
+        [
+            (
+                each["slot"],
+                "-" if each["pid"] is None else each["pid"],
+                each["state"],
+                each["generation"],
+                each["sessions"],
+                each["in_data"],
+                f"{each['loop_lag_ms']} ms",
+                each["messages"],
+            )
+            for each in document["workers"]
+        ],
+    )
+    yield ""
+    store = document["store"]
+    yield f"store {store['url']} is {store['state']}"
+    yield ""
+    counted = [(name.replace("_", " "), count) for name, count in document["totals"].items()]
+    yield from _table(("SINCE THE START", "COUNT"), counted)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    """Return the lines of a table: numbers to the right, words to the left."""
+    written = [head, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in written) for column in range(len(head))]
+    right = [bool(rows) and isinstance(rows[0][column], int) for column in range(len(head))]
+    for row in written:
+        cells = (
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def _span(seconds: float) -> str:
+    """Return a length of time in its two largest units: ``3 d 4 h``, ``12 min 5 s``."""
+    left = max(0, int(seconds))
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or parts or unit == "s":
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])

@@ -1,0 +1,21 @@
+"""A delivery that keeps nothing: for benchmarks and trials."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from preforkmx.middleware.base import Middleware
+
+if TYPE_CHECKING:
+    from preforkmx.context import Context
+    from preforkmx.model import Envelope, Peer
+
+
+def discard() -> Middleware:
+    """Read each message to its end, forget it, and answer 250 for it."""
+    return Middleware(handler=_discard, name="discard")
+
+
+async def _discard(_ctx: Context, _peer: Peer, envelope: Envelope) -> None:
+    async for _ in envelope.data:
+        pass

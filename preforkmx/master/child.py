@@ -1,0 +1,198 @@
+"""Child: one forked process, as its master sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from preforkmx.workers.channel import Channel, Message
+    from preforkmx.workers.heartbeat import Cell, Reading
+
+State = Literal["booting", "ready", "draining", "gone"]
+
+ABORT_SECONDS = 2.0
+"""From SIGABRT, at which a process prints its stack, to SIGKILL."""
+
+
+class Child:
+    """One forked process.
+
+    The process id of a child cannot be another's before it is reaped, and only this class
+    reaps it; signals go through the pidfd all the same.
+
+    :param name: what the log calls it: ``"worker 2"``.
+    :param channel: the master's end.
+    :param cell: its heartbeat; None for a process that does not beat.
+    :param boot_seconds: it is killed when it is not ready by then.
+    :param now: by the master's clock.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pid: int,
+        channel: Channel,
+        cell: Cell | None,
+        *,
+        generation: int,
+        boot_seconds: float,
+        now: float,
+    ) -> None:
+        self.name = name
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.channel = channel
+        self.cell = cell
+        self.generation = generation
+        self.state: State = "booting"
+        self.problems: list[str] = []
+        """Why it could not start, or what a checker found."""
+        self.aborted = False
+        """It was sent SIGABRT: late or hanging."""
+        self.wants_replacement = False
+        self.status: int | None = None
+        """Once it is gone: its exit status, or minus the signal that ended it."""
+        self.ready_at: float | None = None
+        self.gone_at: float | None = None
+        self.kill_at: float | None = None
+        """When it gets SIGKILL, by the master's clock."""
+        self.boot_by = now + boot_seconds
+        self._boot_seconds = boot_seconds
+        self._beat = 0
+        self._beat_changed = now
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not been reaped."""
+        return self.state != "gone"
+
+    @property
+    def healthy_seconds(self) -> float:
+        """How long it was ready before it went, 0 when it never was."""
+        if self.ready_at is None or self.gone_at is None:
+            return 0.0
+        return self.gone_at - self.ready_at
+
+    @property
+    def end(self) -> str:
+        """How it ended, for the log."""
+        status = self.status
+        if status is None:
+            return "still runs"
+        if status >= 0:
+            return f"exit status {status}"
+        try:
+            return f"killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"killed by signal {-status}"
+
+    @property
+    def reason(self) -> str:
+        """Why it is gone: what it said itself, else how it ended."""
+        return "; ".join(self.problems) or self.end
+
+    def reading(self) -> Reading | None:
+        """Return what its heartbeat says."""
+        return None if self.cell is None else self.cell.read()
+
+    def silent_seconds(self, now: float) -> float:
+        """Return since when its loop has not turned; 0 before its first beat."""
+        reading = self.reading()
+        if reading is None or reading.beat == 0:
+            return 0.0
+        if reading.beat != self._beat:
+            self._beat = reading.beat
+            self._beat_changed = now
+        return now - self._beat_changed
+
+    def forgive(self, now: float) -> None:
+        """Begin to measure its silence anew."""
+        self._beat_changed = now
+
+    def take(self, message: Message, now: float) -> None:
+        """Take a message about its own life."""
+        kind = message["type"]
+        if kind == "ready" and self.state == "booting":
+            self.state = "ready"
+            self.ready_at = now
+        elif kind == "failed":
+            problems = message.get("problems")
+            if isinstance(problems, list):
+                self.problems += [str(problem) for problem in problems]
+        elif kind == "replace":
+            self.wants_replacement = True
+
+    def retire(self, seconds: float) -> None:
+        """Let it close its listeners and its sessions end by themselves."""
+        if not self.alive:
+            return
+        self.state = "draining"
+        self.channel.post("retire", seconds=seconds)
+
+    def drain(self, seconds: float) -> None:
+        """Let it close its listeners and end its sessions soon."""
+        if not self.alive:
+            return
+        if self.state == "booting":
+            # Before its loop hears the channel SIGTERM ends it, and nobody is served yet.
+            self.signal(signal.SIGTERM)
+        self.state = "draining"
+        self.channel.post("drain", seconds=seconds)
+
+    def stop(self) -> None:
+        """Let it abort its sessions and exit."""
+        if not self.alive:
+            return
+        if self.state == "booting":
+            self.signal(signal.SIGTERM)
+        self.state = "draining"
+        self.channel.post("stop")
+
+    def abort(self, now: float) -> None:
+        """Let it print its stack and die; SIGKILL follows."""
+        self.aborted = True
+        self.signal(signal.SIGABRT)
+        self.kill_by(now + ABORT_SECONDS)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.kill_at = None
+        self.signal(signal.SIGKILL)
+
+    def kill_by(self, when: float) -> None:
+        """Kill it at this time, or at an earlier one that was set before."""
+        self.kill_at = when if self.kill_at is None else min(when, self.kill_at)
+
+    def late(self, now: float) -> bool:
+        """Whether it should have been ready by now."""
+        return self.state == "booting" and now >= self.boot_by
+
+    def too_slow(self) -> None:
+        """Note that it was not ready in time."""
+        self.problems.append(f"{self.name} was not ready within {self._boot_seconds:g} s")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal; nothing happens when it is gone."""
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, number)
+
+    def reap(self, now: float) -> bool:
+        """Take its exit status; False when it has not exited."""
+        result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+        if result is None:
+            return False
+        exited = result.si_code == os.CLD_EXITED
+        self.status = result.si_status if exited else -result.si_status
+        self.state = "gone"
+        self.gone_at = now
+        self.kill_at = None
+        return True
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        self.channel.close()
+        os.close(self.pidfd)

@@ -1,0 +1,137 @@
+"""Holdings: every descriptor that is the master's, held for its whole life."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from preforkmx.master.children import Children
+from preforkmx.master.control import ControlConnection, ControlServer
+from preforkmx.master.listeners import ListenerSockets
+from preforkmx.master.lock import MasterLock
+from preforkmx.master.reactor import Reactor
+from preforkmx.master.signals import SignalInbox
+from preforkmx.master.sockets import bind_unix
+from preforkmx.master.totals import Totals
+from preforkmx.workers.heartbeat import HeartbeatMemory
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Collection
+    from pathlib import Path
+
+    from preforkmx.master.plan import Plan
+
+SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+)
+"""What the master takes; those that mean nothing to it would otherwise stop or end it."""
+
+STORE_BACKLOG = 1024
+
+
+class Holdings:
+    """What the master holds.
+
+    :param plan: of the first generation.
+    :param control: the control socket's path.
+    :param handle: takes a command of the control socket.
+    :param clock: seconds that only grow.
+    :raises StartRefused: something is taken or not permitted; nothing is left behind.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        control: Path,
+        handle: Callable[[ControlConnection, str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.totals = Totals()
+        with ExitStack() as undo:
+            self.lock = MasterLock(control)
+            undo.callback(self.lock.close)
+            self.listeners = ListenerSockets(plan.listeners, plan.count)
+            self.listeners.probe()
+            self.reactor = Reactor()
+            undo.callback(self.reactor.close)
+            self.control = ControlServer(control, self.reactor, handle, clock)
+            undo.callback(self.control.unlink)
+            self._store_path: Path | None = None
+            self.store_socket: socket.socket | None = None
+            if plan.store is not None:
+                self._store_path = plan.store.socket
+                self.store_socket = bind_unix(plan.store.socket)
+                undo.callback(self._close_store)
+                self.store_socket.listen(STORE_BACKLOG)
+            self.lifeline = os.pipe()
+            """Reading and writing end; see :mod:`preforkmx.workers.store`."""
+            undo.callback(self._close_lifeline)
+            # Two processes a slot, the old and the new one of a reload; the store; the checker.
+            self.memory = HeartbeatMemory(2 * plan.count + 2)
+            undo.callback(self.memory.close)
+            self.children = Children(self.reactor, self.memory, self.totals, clock)
+            self.inbox = SignalInbox(SIGNALS)
+            undo.pop_all()
+
+    def leave(
+        self,
+        *,
+        sockets: Collection[socket.socket] = (),
+        reads_lifeline: bool = False,
+        holds_lifeline: bool = False,
+    ) -> None:
+        """Close in a child what is the master's, save what this child needs.
+
+        :param sockets: listening sockets that the child accepts from.
+        """
+        self.inbox.leave()
+        self.reactor.close()
+        self.children.leave()
+        self.control.leave()
+        self.lock.close()
+        self.memory.leave()
+        self.listeners.close(but=sockets)
+        if self.store_socket is not None and self.store_socket not in sockets:
+            self.store_socket.close()
+        reader, writer = self.lifeline
+        if not reads_lifeline:
+            os.close(reader)
+        if not holds_lifeline:
+            os.close(writer)
+
+    def close(self) -> None:
+        """Let go of everything, in the order in which a next master needs it.
+
+        The control connections come last: a client that waits for the end of this process can
+        start the next one when its connection closes.
+        """
+        self.inbox.close()
+        self.children.leave()
+        self.listeners.close()
+        if self.store_socket is not None:
+            self._close_store()
+        self._close_lifeline()
+        self.memory.close()
+        self.control.unlink()
+        self.lock.close()
+        self.control.close()
+        self.reactor.close()
+
+    def _close_store(self) -> None:
+        if self.store_socket is not None and self._store_path is not None:
+            self.store_socket.close()
+            self._store_path.unlink(missing_ok=True)
+
+    def _close_lifeline(self) -> None:
+        for end in self.lifeline:
+            os.close(end)

@@ -1,0 +1,90 @@
+"""The status document, as ``preforkmx status --json`` prints it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from preforkmx._version import __version__
+
+if TYPE_CHECKING:
+    from preforkmx.master.child import Child
+    from preforkmx.master.holdings import Holdings
+    from preforkmx.master.pool import Pool
+
+Status = dict[str, Any]
+
+
+def status_document(pool: Pool, holdings: Holdings, *, state: str, started: str) -> Status:
+    """Return the document.
+
+    :param state: ``"ready"``, ``"reloading"`` or ``"draining"``.
+    :param started: when the master started: RFC 3339, UTC.
+    """
+    return {
+        "state": state,
+        "hostname": pool.plan.hostname,
+        "version": __version__,
+        "pid": os.getpid(),
+        "generation": pool.generation,
+        "started": started,
+        "listeners": _listeners(holdings),
+        "workers": _workers(pool),
+        "totals": {**holdings.totals.as_dict(), "worker_crashes": pool.crashes},
+        "store": _store(pool),
+    }
+
+
+def _listeners(holdings: Holdings) -> list[Status]:
+    listeners = holdings.listeners
+    return [
+        {
+            "address": listener.address,
+            "tls": listener.tls,
+            "proxy_protocol": False,
+            "queued": queued,
+        }
+        for listener, queued in zip(listeners.listeners, listeners.queued(), strict=True)
+    ]
+
+
+def _workers(pool: Pool) -> list[Status]:
+    """Return every worker; a slot whose worker has crashed and is not yet replaced is "gone"."""
+    workers: list[Status] = []
+    for slot in pool.slots:
+        children = [child for child in slot if child.alive]
+        workers += [{"slot": slot.index, **_worker(child)} for child in children]
+        if slot.holder is None and slot.successor is None and pool.refills:
+            workers.append({"slot": slot.index, **_NOBODY, "generation": pool.generation})
+    return workers
+
+
+_NOBODY: Status = {
+    "pid": None,
+    "state": "gone",
+    "generation": 0,
+    "sessions": 0,
+    "in_data": 0,
+    "loop_lag_ms": 0,
+    "messages": 0,
+}
+
+
+def _worker(child: Child) -> Status:
+    reading = child.reading()
+    return {
+        "pid": child.pid,
+        "state": child.state,
+        "generation": child.generation,
+        "sessions": reading.sessions if reading else 0,
+        "in_data": reading.in_data if reading else 0,
+        "loop_lag_ms": reading.loop_lag_ms if reading else 0,
+        "messages": reading.messages if reading else 0,
+    }
+
+
+def _store(pool: Pool) -> Status:
+    if pool.store is None or pool.plan.store is None:
+        return {"url": "local:", "state": "ready"}
+    holder = pool.store.holder
+    return {"url": pool.plan.store.url, "state": "gone" if holder is None else holder.state}

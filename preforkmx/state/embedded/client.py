@@ -1,0 +1,307 @@
+"""EmbeddedStore: a worker's end of the connection to the store process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+
+from preforkmx.errors import StoreUnavailable
+from preforkmx.state.decisions import (
+    MICROSECONDS,
+    Admission,
+    Decision,
+    GreylistVerdict,
+    Lease,
+)
+from preforkmx.state.embedded import frames
+from preforkmx.state.limits import ADMITTED, lease_key
+from preforkmx.state.local import STATES, cost_of, refusal
+from preforkmx.state.networks import host_octets
+from preforkmx.state.triplets import short_key, triplet_key
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from preforkmx.model import IPAddress
+    from preforkmx.state.decisions import ConnectionLimits, GreylistSettings, Rate
+
+#: The most commands that wait for their replies, those included that nobody waits for any more.
+MAX_IN_FLIGHT: Final = 16_384
+#: The most octets that wait to be written, in a connection that the store does not read.
+MAX_UNSENT: Final = 1 << 20
+#: A connection whose oldest reply is this late, in seconds, is given up for a new one.
+SILENCE: Final = 5.0
+#: The pauses between attempts to connect, in seconds: the first, then twice as long each time.
+FIRST_PAUSE: Final = 0.05
+LONGEST_PAUSE: Final = 1.0
+
+_Reply = tuple[int, int, int]
+
+
+class EmbeddedStore:
+    """The decisions of this machine's store process.
+
+    One connection for the whole worker: what all its sessions ask in one turn of the event
+    loop goes out in one write, and one timer watches over all the deadlines. A lost connection
+    is made again in the background, with growing pauses; meanwhile every operation fails at
+    once, and the leases that the worker still holds are counted again when it is back.
+
+    Belongs to one process and one event loop: :meth:`start` it after the fork.
+
+    :param path: the store process' unix socket.
+    :param deadline: how long an operation may take, in seconds.
+    """
+
+    def __init__(self, path: Path, *, deadline: float = 0.3) -> None:
+        self._path = path
+        self._deadline = deadline
+        self._connection: _Connection | None = None
+        self._connector: asyncio.Task[None] | None = None
+        self._token = b""
+        self._leases: dict[int, Lease] = {}
+        self._last_lease = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection; it may still be one that nobody answers."""
+        return self._connection is not None
+
+    async def start(self) -> None:
+        """Connect. Returns after the first attempt, at the latest after one deadline."""
+        if self._connector is None:
+            self._token = os.urandom(frames.TOKEN_SIZE)
+            attempted = asyncio.Event()
+            self._connector = asyncio.create_task(self._stay_connected(attempted))
+            await attempted.wait()
+
+    async def close(self) -> None:
+        """Close the connection, and with it every lease."""
+        connector, self._connector = self._connector, None
+        if connector is not None:
+            connector.cancel()
+            with suppress(asyncio.CancelledError):
+                await connector
+        self._leases.clear()
+
+    async def open_connection(self, address: IPAddress, limits: ConnectionLimits) -> Admission:
+        """Count a new connection against every limit, and lease one place."""
+        host = host_octets(address)
+        number = 0
+        if limits.concurrent is not None:
+            self._last_lease = number = self._last_lease + 1
+        code, wait, _ = await self._ask(frames.open_connection(number, host, limits), number)
+        if code != ADMITTED:
+            return refusal(code, wait)
+        if not number:
+            return Admission(admitted=True)
+        lease = Lease(number, (lease_key(limits.octets, host),), self)
+        self._leases[number] = lease
+        return Admission(admitted=True, lease=lease)
+
+    async def close_connection(self, lease: Lease) -> None:
+        """Give `lease` back. Never fails: without a connection it has ended already."""
+        if lease.store is self and self._leases.pop(lease.id, None) is not None:
+            self._give_back(lease.id)
+
+    async def take(self, limit: Rate, key: str, cost: int = 1) -> Decision:
+        """Take `cost` events of the rate `limit` for `key`, or nothing."""
+        frame = frames.take(cost_of(limit, cost), limit.tolerance, short_key(key))
+        code, wait, _ = await self._ask(frame)
+        return Decision(not code, wait / MICROSECONDS)
+
+    async def greylist(
+        self, network: str, sender: str, recipient: str, settings: GreylistSettings
+    ) -> GreylistVerdict:
+        """Look at one triplet, and remember it."""
+        triplet = triplet_key(network, sender, recipient)
+        frame = frames.greylist(settings.numbers, triplet, short_key(network))
+        code, left, waited = await self._ask(frame)
+        return GreylistVerdict(STATES[code], left / MICROSECONDS, waited / MICROSECONDS)
+
+    async def _ask(self, frame: bytes, lease: int = 0) -> _Reply:
+        connection = self._connection
+        if connection is None:
+            raise StoreUnavailable("no connection to the store process")
+        future = connection.ask(frame, lease)
+        try:
+            reply = await future
+        except asyncio.CancelledError:
+            # The reply may have come in the same turn as the cancellation.
+            if lease and not future.cancelled() and (reply := future.result()) is not None:
+                self.answered_too_late(reply, lease)
+            raise
+        if reply is None:
+            raise StoreUnavailable("the store process did not answer in time")
+        return reply
+
+    def answered_too_late(self, reply: _Reply, lease: int) -> None:
+        """Nobody waits for this reply any more: what it gave is given back."""
+        if lease and reply[0] == ADMITTED:
+            self._give_back(lease)
+
+    def _give_back(self, lease: int) -> None:
+        if self._connection is not None:
+            self._connection.tell(frames.close(lease))
+
+    async def _stay_connected(self, attempted: asyncio.Event) -> None:
+        pause = FIRST_PAUSE
+        try:
+            while True:
+                if await self._connect(attempted):
+                    pause = FIRST_PAUSE
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+        finally:
+            attempted.set()
+
+    async def _connect(self, attempted: asyncio.Event) -> bool:
+        """Connect, and return when the connection is lost: whether anything was answered."""
+        loop = asyncio.get_running_loop()
+        connection = _Connection(self, self._deadline)
+        try:
+            async with asyncio.timeout(self._deadline):
+                await loop.create_unix_connection(lambda: connection, str(self._path))
+            connection.tell(b"".join(self._greeting()))
+            self._connection = connection
+            attempted.set()
+            await connection.lost.wait()
+        except (OSError, TimeoutError):
+            attempted.set()
+        finally:
+            self._connection = None
+            connection.abort()
+        return connection.answered
+
+    def _greeting(self) -> list[bytes]:
+        held = self._leases.values()
+        return [
+            frames.hello(self._token),
+            *(frames.hold(lease.id, key) for lease in held for key in lease.keys),
+        ]
+
+
+class _Question(NamedTuple):
+    future: asyncio.Future[_Reply | None]
+    deadline: float
+    lease: int
+
+
+class _Connection(asyncio.Protocol):
+    """One connection to the store process: commands out, replies matched to them in order."""
+
+    def __init__(self, store: EmbeddedStore, deadline: float) -> None:
+        self._store = store
+        self._deadline = deadline
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._unsent: list[bytes] = []
+        self._rest = b""
+        #: Whose replies are awaited, oldest first.
+        self._waiting: deque[_Question] = deque()
+        #: Older still: their deadline is over, their replies will come all the same.
+        self._overdue: deque[_Question] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self.answered = False
+        self.lost = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        """Close the connection; whoever waits is told that there is no answer."""
+        self.lost.set()
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._waiting:
+            _fail(self._waiting.popleft())
+        self._overdue.clear()
+        self._unsent.clear()
+
+    def ask(self, frame: bytes, lease: int) -> asyncio.Future[_Reply | None]:
+        """Send a command that has a reply; the future's None is "no answer in time".
+
+        :param lease: the number of the lease that the command may take, 0 for none.
+        :raises StoreUnavailable: the connection is lost, or too many commands wait already.
+        """
+        if self._transport is None:
+            raise StoreUnavailable("the connection to the store process is lost")
+        if len(self._waiting) + len(self._overdue) >= MAX_IN_FLIGHT:
+            raise StoreUnavailable("too many questions wait for the store process")
+        future: asyncio.Future[_Reply | None] = self._loop.create_future()
+        deadline = self._loop.time() + self._deadline
+        self._waiting.append(_Question(future, deadline, lease))
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._look_at_deadlines)
+        self.tell(frame)
+        return future
+
+    def tell(self, frame: bytes) -> None:
+        """Send a command at the end of this turn of the event loop; nothing once it is lost."""
+        if self._transport is None:
+            return
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(frame)
+
+    def _flush(self) -> None:
+        if self._transport is None or not self._unsent:
+            return
+        self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
+        if self._transport.get_write_buffer_size() > MAX_UNSENT:
+            self.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._rest:
+            data = self._rest + data
+        whole = len(data) - len(data) % frames.REPLY.size
+        self._rest = data[whole:]
+        waiting, overdue = self._waiting, self._overdue
+        for reply in frames.REPLY.iter_unpack(data[:whole]):
+            if not self.answered:
+                if reply != (frames.GREETED, frames.VERSION, 0):
+                    self.abort()  # this is no store process
+                    return
+                self.answered = True
+            elif overdue:
+                self._store.answered_too_late(reply, overdue.popleft().lease)
+            elif waiting:
+                future, _, lease = waiting.popleft()
+                if not future.done():
+                    future.set_result(reply)
+                else:
+                    self._store.answered_too_late(reply, lease)
+            else:
+                self.abort()
+                return
+
+    def _look_at_deadlines(self) -> None:
+        self._timer = None
+        # A loop may wake a little before the time; a deadline is none by that much.
+        now = self._loop.time() + 0.001
+        waiting, overdue = self._waiting, self._overdue
+        while waiting and waiting[0].deadline <= now:
+            question = waiting.popleft()
+            overdue.append(question)
+            _fail(question)
+        if overdue and overdue[0].deadline + SILENCE <= now:
+            self.abort()
+        elif waiting:
+            # All have the same span, so the oldest question is the first to be due.
+            self._timer = self._loop.call_at(waiting[0].deadline, self._look_at_deadlines)
+
+
+def _fail(question: _Question) -> None:
+    # A result, not an exception: nobody may be there any more to retrieve it.
+    if not question.future.done():
+        question.future.set_result(None)

@@ -1,0 +1,164 @@
+"""Drives the bare protocol core as a session does, without a transport."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from preforkmx.protocol import replies
+from preforkmx.protocol.core import Core
+from preforkmx.protocol.events import (
+    Chunk,
+    Closing,
+    Credentials,
+    Data,
+    End,
+    Gone,
+    Hello,
+    Mail,
+    NeedData,
+    Quit,
+    Rcpt,
+    Reset,
+    StartTLS,
+    Verify,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from preforkmx.protocol.events import Event
+    from preforkmx.protocol.replies import Reply
+    from preforkmx.protocol.settings import Settings
+
+
+def let_pass(_phase: str, _argument: str) -> None:
+    """Refuse nothing."""
+
+
+class Caller:
+    """One session with the core.
+
+    :param decide: ``(phase, argument)`` → the reply that the phase's hooks give, None to let
+        pass; phases are ``connect``, ``helo``, ``mail``, ``rcpt``, ``data`` (at the end of
+        the message), ``vrfy`` and ``auth`` (user NUL password).
+
+    It keeps what happened in a form that does not depend on how the octets were split:
+    :attr:`happened` has the events in their order with a message's chunks joined (left out
+    where the message had a fault), and :attr:`output` all octets that the core wrote.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        decide: Callable[[str, str], Reply | None] = let_pass,
+        *,
+        tls: bool = False,
+    ) -> None:
+        self.traced: list[bytes] = []
+        self.core = Core(settings, tls=tls, trace=lambda _side, octets: self.traced.append(octets))
+        self.decide = decide
+        self.happened: list[object] = []
+        self.output = b""
+        self.delivered: list[tuple[str, list[str], bytes]] = []
+        self.events = 0
+        self._sender: str | None = None
+        self._recipients: list[str] = []
+        self._body: list[bytes] = []
+        self._messages = 0
+
+    def connect(self) -> bytes:
+        """Run the connection hooks, greet or refuse; return what the core says."""
+        refusal = self.decide("connect", "")
+        if refusal is None:
+            self.core.greet()
+        else:
+            self.core.shut(refusal)
+        return self._pump()
+
+    def send(self, octets: bytes) -> bytes:
+        """Feed `octets`, answer every event, return what the core says."""
+        self.core.receive_data(octets)
+        return self._pump()
+
+    def hang_up(self) -> bytes:
+        """The client closes its side."""
+        self.core.receive_eof()
+        return self._pump()
+
+    def _pump(self) -> bytes:
+        while True:
+            event = self.core.next_event()
+            self.events += 1
+            if type(event) is NeedData:
+                break
+            if type(event) in (Gone, Closing):
+                # Asked again, it says so again.
+                if not self.happened or self.happened[-1] != event:
+                    self.happened.append(event)
+                break
+            self._answer(event)
+        output = self.core.take_output()
+        self.output += output
+        return output
+
+    def _answer(self, event: Event) -> None:
+        core = self.core
+        if type(event) is Chunk:
+            assert event.octets
+            self._body.append(event.octets)
+            return
+        if type(event) is End:
+            self._end(event)
+            return
+        self.happened.append(event)
+        if type(event) is Hello:
+            self._settle(self.decide("helo", event.name))
+        elif type(event) is Mail:
+            if self._settle(self.decide("mail", event.path)):
+                self._sender = event.path
+                self._recipients = []
+        elif type(event) is Rcpt:
+            if self._settle(self.decide("rcpt", event.path)):
+                self._recipients.append(event.path)
+        elif type(event) is Data:
+            assert self._sender is not None
+            assert self._recipients
+            self._body = []
+            core.accept()
+        elif type(event) is Credentials:
+            self._settle(self.decide("auth", f"{event.username}\0{event.password}"))
+        elif type(event) is Verify:
+            self._settle(self.decide("vrfy", event.text) or replies.CANNOT_VERIFY)
+        elif type(event) is Reset:
+            self._settle(None)
+        elif type(event) is Quit:
+            core.accept()
+        else:
+            assert type(event) is StartTLS
+            core.accept()
+            if not core.closed:
+                core.tls_started()
+
+    def _settle(self, reply: Reply | None) -> bool:
+        """Refuse with `reply`, or accept; a refusal before MAIL's success changes nothing."""
+        if reply is not None and reply.code >= 400:
+            self.core.refuse(reply)
+            return False
+        happened = self.happened[-1]
+        if type(happened) in (Hello, Reset):
+            self._sender, self._recipients = None, []
+        self.core.accept(reply)
+        return True
+
+    def _end(self, event: End) -> None:
+        body = b"".join(self._body)
+        assert self._sender is not None, "a message without an accepted MAIL"
+        assert self._recipients, "a message without an accepted RCPT"
+        reply = event.fault or self.decide("data", body.decode("latin-1"))
+        self.happened.append(("message", None if event.fault else (event.size, body), reply))
+        if reply is None:
+            self._messages += 1
+            self.delivered.append((self._sender, self._recipients, body))
+            reply = replies.queued(f"1.{self._messages}")
+        self._sender, self._recipients, self._body = None, [], []
+        self.core.finish(reply)

@@ -1,0 +1,306 @@
+"""Runs a dialogue: against the bare protocol core, and against a server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from dialogues.caller import Caller
+from dialogues.language import (
+    ID,
+    Dialogue,
+    Flight,
+    Handshake,
+    Hangup,
+    Hello,
+    Hook,
+    Message,
+    flights,
+)
+
+from preforkmx.errors import SMTPError
+from preforkmx.middleware.base import Middleware
+from preforkmx.model import Verification
+from preforkmx.protocol import replies
+from preforkmx.protocol.replies import Reply
+from preforkmx.protocol.settings import Settings
+from preforkmx.server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from preforkmx.context import Context
+    from preforkmx.model import Envelope, Peer
+
+HOSTNAME = "mx.example.com"
+TIMEOUT = 10.0
+"""Seconds for each wait of the client: reached only by a test that fails."""
+
+
+class Hooks:
+    """What the hooks of a dialogue say at this point of it."""
+
+    def __init__(self, users: dict[str, str]) -> None:
+        self._users = users
+        self._answers: dict[tuple[str, str | None], SMTPError | str | None] = {}
+
+    def set(self, hook: Hook) -> None:
+        self._answers[hook.phase, hook.argument] = hook.answer
+
+    def ask(self, phase: str, argument: str) -> SMTPError | str | None:
+        """The hook's refusal, or VRFY's mailbox, or None."""
+        if phase == "auth":
+            user, _, password = argument.partition("\0")
+            if self._users.get(user) == password:
+                return None
+            return SMTPError(535, "Authentication credentials invalid", enhanced=(5, 7, 8))
+        if (phase, argument) in self._answers:
+            return self._answers[phase, argument]
+        return self._answers.get((phase, None))
+
+    def decide(self, phase: str, argument: str) -> Reply | None:
+        """The same for the bare core."""
+        answer = self.ask(phase, argument)
+        if isinstance(answer, SMTPError):
+            return Reply.from_error(answer)
+        return replies.verified(answer) if answer is not None else None
+
+    async def run(self, phase: str, argument: str) -> str | None:
+        """The same for a server's hook."""
+        answer = self.ask(phase, argument)
+        if isinstance(answer, SMTPError):
+            raise answer
+        return answer
+
+
+def matches(output: bytes, expected: bytes) -> bool:
+    """Compare, with any transaction id for ``{id}``."""
+    pattern = re.escape(expected).replace(re.escape(ID), rb"[0-9a-f.-]+")
+    return re.fullmatch(pattern, output, re.DOTALL) is not None
+
+
+def assert_says(output: bytes, expected: bytes) -> None:
+    if not matches(output, expected):
+        raise AssertionError(
+            f"the server says\n  {output!r}\ninstead of\n  {expected!r}".replace(
+                "\\r\\n", "\\r\\n\n    "
+            )
+        )
+
+
+# --- the bare core ---------------------------------------------------------------------------
+
+
+def run_whole(dialogue: Dialogue) -> None:
+    """Feed every flight in one piece."""
+    run_on_core(dialogue, lambda _number, octets: iter((octets,)))
+
+
+def run_at_every_cut(dialogue: Dialogue) -> None:
+    """Run the dialogue once for each octet of it, cut there in two."""
+    for cut_flight, flight in enumerate(flights(dialogue)):
+        for place in range(1, len(flight.octets)):
+
+            def cut(
+                number: int, octets: bytes, cut_flight: int = cut_flight, place: int = place
+            ) -> Iterator[bytes]:
+                if number == cut_flight:
+                    yield octets[:place]
+                    yield octets[place:]
+                else:
+                    yield octets
+
+            run_on_core(dialogue, cut)
+
+
+def run_octet_by_octet(dialogue: Dialogue) -> None:
+    """Feed each octet alone."""
+
+    def cut(_number: int, octets: bytes) -> Iterator[bytes]:
+        for place in range(len(octets)):
+            yield octets[place : place + 1]
+
+    run_on_core(dialogue, cut)
+
+
+def run_on_core(dialogue: Dialogue, cut: Callable[[int, bytes], Iterator[bytes]]) -> None:
+    """Run the dialogue against the core.
+
+    :param cut: ``(number of the flight, octets)`` → the pieces in which it is fed.
+    """
+    options = dict(dialogue.options)
+    tls = bool(options.pop("tls", False))
+    settings = Settings(hostname=HOSTNAME, auth=bool(dialogue.users), **options)  # type: ignore[arg-type]
+    hooks = Hooks(dialogue.users)
+    caller = Caller(settings, hooks.decide, tls=tls)
+    greeted = False
+    number = 0
+    for step in dialogue.steps:
+        if not greeted and isinstance(step, (Flight, Hello)):
+            greeting = caller.connect()
+            greeted = True
+            if isinstance(step, Flight) and not step.octets:
+                assert_says(greeting, b"".join(step.replies))
+                assert caller.core.closed == step.closed
+                number += 1
+                continue
+        if isinstance(step, Flight):
+            output = b"".join([caller.send(piece) for piece in cut(number, step.octets)])
+            assert_says(output, b"".join(step.replies))
+            assert caller.core.closed == step.closed
+            number += 1
+        elif isinstance(step, Hello):
+            assert caller.send(b"%s client.example\r\n" % step.verb.encode()).startswith(b"250")
+        elif isinstance(step, Message):
+            assert caller.delivered.pop(0) == (step.sender, step.recipients, step.body)
+        elif isinstance(step, Hook):
+            hooks.set(step)
+        elif isinstance(step, Handshake):
+            assert caller.core.tls
+        else:
+            assert caller.hang_up() == b""
+    assert caller.delivered == []
+    traced = b"\n".join(caller.traced)
+    assert not [secret for secret in dialogue.secrets if secret in traced]
+
+
+# --- a server on loopback ---------------------------------------------------------------------
+
+
+def run_on_server(
+    dialogue: Dialogue, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    """Run the dialogue against a server, over a socket."""
+    asyncio.run(_run_on_server(dialogue, server_tls, client_tls))
+
+
+async def _run_on_server(
+    dialogue: Dialogue, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    hooks = Hooks(dialogue.users)
+    delivered: list[tuple[str, list[str], bytes]] = []
+    server = _server(dialogue, hooks, delivered, server_tls)
+    async with server:
+        await asyncio.to_thread(_converse, dialogue, hooks, delivered, server, client_tls)
+        await server.shutdown(TIMEOUT)
+    assert delivered == []
+
+
+def _server(
+    dialogue: Dialogue,
+    hooks: Hooks,
+    delivered: list[tuple[str, list[str], bytes]],
+    tls: ssl.SSLContext,
+) -> Server:
+    options = dict(dialogue.options)
+    implicit = options.pop("tls", False)
+    starttls = options.pop("starttls", False)
+    # Below what a server may be given: a dialogue of a hundred recipients would be no reading.
+    recipients = options.pop("recipients", None)
+
+    async def deliver(_ctx: Context, _peer: Peer, envelope: Envelope) -> None:
+        body = await envelope.data.read()
+        await hooks.run("data", body.decode("latin-1"))
+        delivered.append((envelope.sender, list(envelope.recipients), body))
+
+    server = Server(
+        hostname=HOSTNAME,
+        tls=tls if implicit or starttls else None,
+        handler=deliver,
+        **options,  # type: ignore[arg-type]
+    )
+    if recipients is not None:
+        server._limits["recipients"] = recipients  # type: ignore[assignment]
+    server.use(_middleware(hooks, authenticates=bool(dialogue.users)))
+    server.listen("127.0.0.1:0", tls="implicit" if implicit else "starttls")
+    return server
+
+
+def _middleware(hooks: Hooks, *, authenticates: bool) -> Middleware:
+    async def connect(_ctx: Context, _peer: Peer) -> None:
+        await hooks.run("connect", "")
+
+    async def helo(_ctx: Context, _peer: Peer, name: str) -> None:
+        await hooks.run("helo", name)
+
+    async def sender(_ctx: Context, _peer: Peer, path: str) -> None:
+        await hooks.run("mail", path)
+
+    async def recipient(_ctx: Context, _peer: Peer, path: str) -> None:
+        await hooks.run("rcpt", path)
+
+    async def verify(_ctx: Context, _peer: Peer, text: str) -> Verification | None:
+        mailbox = await hooks.run("vrfy", text)
+        return Verification(mailbox) if mailbox is not None else None
+
+    async def authenticate(_ctx: Context, _peer: Peer, user: str, password: str) -> None:
+        await hooks.run("auth", f"{user}\0{password}")
+
+    return Middleware(
+        check_connection=connect,
+        check_helo=helo,
+        check_sender=sender,
+        check_recipient=recipient,
+        verify=verify,
+        authenticate=authenticate if authenticates else None,
+        name="dialogue",
+    )
+
+
+def _converse(
+    dialogue: Dialogue,
+    hooks: Hooks,
+    delivered: list[tuple[str, list[str], bytes]],
+    server: Server,
+    tls: ssl.SSLContext,
+) -> None:
+    """The client's side; runs in a thread of its own."""
+    steps = list(dialogue.steps)
+    while isinstance(steps[0], Hook):
+        hooks.set(steps.pop(0))
+    sock = socket.create_connection(server.addresses[0], timeout=TIMEOUT)
+    try:
+        if dialogue.options.get("tls"):
+            sock = tls.wrap_socket(sock, server_hostname=HOSTNAME)
+        if not isinstance(steps[0], Flight) or steps[0].octets:
+            assert sock.recv(65536).startswith(b"220 ")
+        closed = False
+        for step in steps:
+            if isinstance(step, Flight):
+                sock.sendall(step.octets)
+                if step.replies:
+                    # All of it with the first read: replies of one flight are one write.
+                    assert_says(sock.recv(65536), b"".join(step.replies))
+                if step.closed:
+                    closed = True
+                    assert sock.recv(65536) == b""
+            elif isinstance(step, Hello):
+                sock.sendall(b"%s client.example\r\n" % step.verb.encode())
+                assert sock.recv(65536).startswith(b"250")
+            elif isinstance(step, Message):
+                assert delivered.pop(0) == (step.sender, step.recipients, step.body)
+            elif isinstance(step, Hook):
+                hooks.set(step)
+            elif isinstance(step, Handshake):
+                sock = tls.wrap_socket(sock, server_hostname=HOSTNAME)
+            elif isinstance(step, Hangup):
+                break
+        if not closed:
+            _leave(sock)
+    finally:
+        sock.close()
+
+
+def _leave(sock: socket.socket) -> None:
+    """Close the client's side: nothing was left unsaid, but for a 421 in mid-message."""
+    if isinstance(sock, ssl.SSLSocket):
+        with contextlib.suppress(ssl.SSLError):
+            sock = sock.unwrap()
+        return
+    sock.shutdown(socket.SHUT_WR)
+    rest = b"".join(iter(lambda: sock.recv(65536), b""))
+    assert rest == b"" or re.fullmatch(rb"421 [^\r\n]*\r\n", rest)

@@ -1,0 +1,231 @@
+"""A whole preforkmx as an operator runs it, and clients that count what was acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMMAND = (sys.executable, "-m", "preforkmx")
+START_SECONDS = 30.0
+
+
+def program(name: str) -> str:
+    """Return the path of a program that the tests need; a missing one is a failure."""
+    found = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    assert found is not None, f"{name} is missing: scripts/test installs what the tests need"
+    return found
+
+
+@dataclass
+class MX:
+    """A running ``preforkmx serve``."""
+
+    directory: Path
+    config: Path
+    process: subprocess.Popen[bytes]
+    ports: list[int] = field(default_factory=list)
+
+    @property
+    def mail(self) -> Path:
+        return self.directory / "mail"
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text()
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another verb of the command against this server."""
+        return subprocess.run(
+            [*COMMAND, *arguments, "-c", str(self.config)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def status(self) -> dict:
+        return json.loads(self.run("status", "--json").stdout)
+
+    def pids(self) -> list[int]:
+        """Return the workers' process ids, by slot."""
+        return [worker["pid"] for worker in self.status()["workers"]]
+
+    def delivered(self) -> list[Path]:
+        """Return every message in every new/."""
+        return sorted(self.mail.glob("*/*/new/*"))
+
+    def stop(self) -> int:
+        """End it with TERM and return its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@contextlib.contextmanager
+def serving(directory: Path, toml: str, *, workers: int = 2) -> Iterator[MX]:
+    """Serve a configuration; what `toml` leaves out gets what a test wants."""
+    directory.mkdir(parents=True, exist_ok=True)
+    config = directory / "preforkmx.toml"
+    defaults = {
+        "hostname": 'hostname = "mx.example.com"\ndomains = ["example.com"]\n',
+        "[workers]": f"[workers]\ncount = {workers}\n",
+        "[[listener]]": '[[listener]]\naddress = "127.0.0.1:0"\n',
+        "[delivery]": f'[delivery]\nuse = "maildir"\npath = "{directory}/mail"\n',
+        "[admin]": f'[admin]\ncontrol = "{directory}/control.sock"\n',
+    }
+    top = "".join(text for key, text in defaults.items() if key == "hostname" and key not in toml)
+    rest = "".join(text for key, text in defaults.items() if key[0] == "[" and key not in toml)
+    config.write_text(f"{top}{toml}\n{rest}")
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*COMMAND, "serve", "-c", str(config)], stderr=log, stdout=log, cwd=directory
+        )
+    mx = MX(directory, config, process)
+    try:
+        _await_ready(mx)
+        yield mx
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGQUIT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _await_ready(mx: MX) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        assert mx.process.poll() is None, mx.log
+        answer = mx.run("status", "--json")
+        if answer.returncode == 0:
+            listeners = json.loads(answer.stdout)["listeners"]
+            mx.ports = [int(listener["address"].rpartition(":")[2]) for listener in listeners]
+            return
+        assert time.monotonic() < deadline, mx.log
+        # The command itself takes longer than any pause would.
+
+
+@dataclass
+class Load:
+    """What a load generator saw."""
+
+    acknowledged: list[str] = field(default_factory=list)
+    """The numbers of the messages that were answered with 250."""
+    resets: int = 0
+    """Connections that were refused by a reset or ended without a reply, after connect."""
+    refused: int = 0
+    """Connections that the port refused."""
+    busy: int = 0
+    """421 replies."""
+    lost: int = 0
+    """Sessions that ended in the middle: their messages may or may not be stored."""
+
+
+class Generator:
+    """Sends numbered messages over many sessions until it is told to stop."""
+
+    def __init__(self, port: int, *, sessions: int = 10, messages: int = 5) -> None:
+        self._port = port
+        self._sessions = sessions
+        self._messages = messages
+        self._number = 0
+        self.load = Load()
+        self.stopping = asyncio.Event()
+        self._progress = asyncio.Condition()
+
+    async def run(self) -> None:
+        """Send, until :attr:`stopping` is set."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._sessions):
+                group.create_task(self._client())
+
+    async def acknowledged(self, more: int) -> None:
+        """Wait until so many more messages are acknowledged."""
+        target = len(self.load.acknowledged) + more
+        async with self._progress:
+            await asyncio.wait_for(
+                self._progress.wait_for(lambda: len(self.load.acknowledged) >= target), 60
+            )
+
+    async def _client(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            except ConnectionRefusedError:
+                self.load.refused += 1
+                await asyncio.sleep(0.01)
+                continue
+            except TimeoutError:
+                continue
+            except OSError:
+                self.load.resets += 1
+                continue
+            try:
+                await self._session(reader, writer)
+            except ConnectionResetError:
+                self.load.resets += 1
+            except (asyncio.IncompleteReadError, BrokenPipeError):
+                self.load.lost += 1
+            finally:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+
+    async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def reply() -> int:
+            while True:
+                line = await reader.readuntil(b"\r\n")
+                if line[3:4] != b"-":
+                    return int(line[:3])
+
+        async def say(line: str) -> int:
+            writer.write(line.encode() + b"\r\n")
+            return await reply()
+
+        if await reply() != 220 or await say("EHLO client.example") != 250:
+            self.load.busy += 1
+            return
+        for _ in range(self._messages):
+            self._number += 1
+            number = f"{self._number:06d}"
+            for line, expected in (
+                ("MAIL FROM:<sender@example.org>", 250),
+                ("RCPT TO:<box@example.com>", 250),
+                ("DATA", 354),
+            ):
+                if await say(line) != expected:
+                    self.load.busy += 1
+                    return
+            if await say(f"Subject: {number}\r\n\r\nmessage {number}\r\n.") != 250:
+                self.load.busy += 1
+                return
+            self.load.acknowledged.append(number)
+            async with self._progress:
+                self._progress.notify_all()
+            if self.stopping.is_set():
+                break
+        await say("QUIT")
+
+
+def stored_numbers(mx: MX) -> list[str]:
+    """Return the numbers of the messages in the Maildirs, doubles included."""
+    numbers = []
+    for path in mx.delivered():
+        text = path.read_bytes()
+        assert text.endswith(b"\r\n"), f"{path} is not a whole message"
+        numbers.append(text.rpartition(b"message ")[2].strip().decode())
+    return numbers

@@ -1,0 +1,102 @@
+"""The stores under test: a test of the semantics is written once and runs on each."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from preforkmx.state.decisions import Store, running
+from preforkmx.state.embedded import EmbeddedStore, serve_store
+from preforkmx.state.local import LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    Scenario = Callable[[Store, "Clock"], Awaitable[None]]
+
+
+class Clock:
+    """Seconds since 1970 that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@asynccontextmanager
+async def served(directory: Path, clock: Callable[[], float]) -> AsyncIterator[Path]:
+    """Serve the state as the store process does, and yield its socket's path."""
+    path = directory / "store.sock"
+    stop = asyncio.Event()
+    ready = asyncio.Event()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen(16)
+        server = asyncio.create_task(
+            serve_store(sock, directory / "greylist.db", ready.set, stop, clock=clock)
+        )
+        await asyncio.wait(
+            [server, waiting := asyncio.create_task(ready.wait())],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        waiting.cancel()
+        try:
+            yield path
+        finally:
+            stop.set()
+            await server
+            path.unlink()
+
+
+@asynccontextmanager
+async def _local(_directory: Path, clock: Clock) -> AsyncIterator[Store]:
+    async with running(LocalStore(clock)) as store:
+        yield store
+
+
+@asynccontextmanager
+async def _embedded(directory: Path, clock: Clock) -> AsyncIterator[Store]:
+    async with (
+        served(directory, clock) as path,
+        running(EmbeddedStore(path, deadline=30.0)) as store,
+    ):
+        yield store
+
+
+STORES = {"local": _local, "embedded": _embedded}
+
+
+@pytest.fixture(params=list(STORES))
+def with_store(request, tmp_path) -> Callable[[Scenario], None]:
+    """Run a scenario, ``async def (store, clock)``, on every kind of store."""
+
+    def run(scenario: Scenario) -> None:
+        async def main() -> None:
+            clock = Clock()
+            async with STORES[request.param](tmp_path, clock) as store:
+                await scenario(store, clock)
+
+        asyncio.run(main())
+
+    return run
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def serve(tmp_path) -> Callable[..., object]:
+    """``async with serve(clock) as path``: the store process' server, in this process."""
+    return lambda clock: served(tmp_path, clock)

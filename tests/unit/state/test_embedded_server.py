@@ -1,0 +1,152 @@
+"""The store process' end: bounds, bad frames, workers that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from ipaddress import ip_address
+
+import pytest
+
+from preforkmx.state.decisions import ConnectionLimits, Rate, running
+from preforkmx.state.embedded import EmbeddedStore, frames, server
+
+HOST = ip_address("192.0.2.1")
+ONE = ConnectionLimits("in", concurrent=1)
+TOKEN = b"0123456789abcdef"
+GREETED = frames.REPLY.pack(frames.GREETED, frames.VERSION, 0)
+TAKE = frames.take(1_000_000, 1_000_000, b"key")
+
+
+@contextlib.asynccontextmanager
+async def connected(path):
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"\x00",
+        frames.hello(TOKEN)[:1] + b"\x02" + frames.hello(TOKEN)[2:],
+        TAKE,
+        frames.hello(TOKEN) + frames.hello(TOKEN),
+        frames.hello(TOKEN) + b"\x00",
+        frames.hello(TOKEN) + b"\x01\x63",
+        frames.hello(TOKEN) + b"\x05" + TAKE[1:6],
+        frames.hello(TOKEN).replace(b"\x01\x01\x00", b"\x01\x02\x00", 1),
+        frames.hello(TOKEN) + frames.hold(1, b"key") + frames.hold(1, b"key"),
+        frames.hello(TOKEN) + frames.greylist((0, 1 << 63, 1, 0, 0), b"k" * 16, b"n"),
+        b"EHLO client.example\r\n" * 100,
+    ],
+)
+def test_a_malformed_frame_ends_its_connection_and_no_other(serve, clock, octets, caplog):
+    async def main():
+        async with serve(clock) as path, running(EmbeddedStore(path, deadline=30.0)) as store:
+            async with connected(path) as (reader, writer):
+                writer.write(octets)
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() in (b"", GREETED)
+            assert (await store.take(Rate(1, 1.0, 1), "key")).allowed
+
+    asyncio.run(main())
+    assert "closed the connection of a worker" in caplog.text
+
+
+def test_frames_may_come_in_pieces(serve, clock):
+    async def main():
+        async with serve(clock) as path, connected(path) as (reader, writer):
+            for octet in frames.hello(TOKEN) + TAKE + TAKE:
+                writer.write(bytes([octet]))
+                await writer.drain()
+                await asyncio.sleep(0)
+            expected = GREETED + frames.REPLY.pack(0, 0, 0) + frames.REPLY.pack(1, 1_000_000, 0)
+            assert await reader.readexactly(len(expected)) == expected
+
+    asyncio.run(main())
+
+
+def test_a_second_connection_of_a_worker_takes_the_place_of_the_first(serve, clock):
+    async def main():
+        async with serve(clock) as path, connected(path) as (old, writer):
+            writer.write(frames.hello(TOKEN) + frames.open_connection(1, b"host", ONE))
+            await old.readexactly(2 * frames.REPLY.size)
+            async with connected(path) as (reader, new):
+                new.write(frames.hello(TOKEN) + frames.open_connection(1, b"host", ONE))
+                await reader.readexactly(frames.REPLY.size)
+                admitted, _, _ = frames.REPLY.unpack(await reader.readexactly(frames.REPLY.size))
+                assert admitted == 0
+            assert await old.read() == b""
+
+    asyncio.run(main())
+
+
+def test_a_lease_dies_with_its_worker(serve, clock):
+    async def main():
+        async with serve(clock) as path, running(EmbeddedStore(path, deadline=30.0)) as store:
+            async with connected(path) as (reader, writer):
+                writer.write(frames.hello(TOKEN) + frames.open_connection(1, HOST.packed, ONE))
+                await reader.readexactly(2 * frames.REPLY.size)
+                assert not (await store.open_connection(HOST, ONE)).admitted
+            while True:
+                if (await store.open_connection(HOST, ONE)).admitted:
+                    break
+                await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+def test_workers_above_the_bound_are_not_heard(serve, clock, monkeypatch):
+    monkeypatch.setattr(server, "MAX_CLIENTS", 2)
+
+    async def main():
+        async with (
+            serve(clock) as path,
+            running(EmbeddedStore(path, deadline=30.0)) as one,
+            running(EmbeddedStore(path, deadline=30.0)) as two,
+        ):
+            for store in (one, two):
+                await store.take(Rate(1, 1.0, 9), "key")
+            async with connected(path) as (reader, _):
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+
+    asyncio.run(main())
+
+
+def test_a_worker_holds_no_more_leases_than_the_bound(serve, clock, monkeypatch):
+    monkeypatch.setattr(server, "MAX_LEASES", 2)
+
+    async def main():
+        async with serve(clock) as path, connected(path) as (reader, writer):
+            writer.write(frames.hello(TOKEN))
+            writer.write(b"".join(frames.hold(n, b"key") for n in range(3)))
+            assert await reader.read() in (b"", GREETED)
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_reads_no_replies_is_not_read_from_any_more(serve, clock):
+    async def main():
+        async with (
+            serve(clock) as path,
+            running(EmbeddedStore(path, deadline=30.0)) as store,
+            connected(path) as (reader, writer),
+        ):
+            reader._transport.pause_reading()
+            writer.write(frames.hello(TOKEN))
+            sent = 0
+            # What the sockets hold is some hundred kilobytes; the rest stays with us.
+            while writer.transport.get_write_buffer_size() < 4_000_000:
+                assert sent < 64_000_000
+                writer.write(TAKE * 10_000)
+                sent += len(TAKE) * 10_000
+                await store.take(Rate(1000, 1.0, 1000), "the others are served")
+            writer.transport.abort()
+
+    asyncio.run(main())
