@@ -210,6 +210,7 @@ class Server:
         )
         service.id_prefix = f"{int(time.time()):x}{os.getpid():x}-"
         service.draining, service.retiring, service.aborting = Signal(), False, False
+        service.ending = service.session_time is not None
         self._settings.clear()
         loop = asyncio.get_running_loop()
         async with contextlib.AsyncExitStack() as stack:
@@ -404,6 +405,7 @@ class Server:
     def retire(self) -> None:
         """Say 421 to each session at its next command outside a transaction."""
         self._service.retiring = True
+        self._service.ending = True
 
     def abort_transactions(self) -> None:
         """The drain's deadline: 421 to all; a message that still arrives gets no 250."""

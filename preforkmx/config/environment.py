@@ -44,13 +44,12 @@ def apply_environment(
     """
     variables: dict[Path, str] = {}
     problems: list[Problem] = []
-    # In the order of their names, so that …__0__… makes the table that …__1__… comes after.
-    for name in sorted(environ):
-        if not name.startswith(PREFIX) or _KUBERNETES.fullmatch(name):
-            continue
-        path = _path(name)
-        variables[path] = name
+    named = [(_path(name), name) for name in sorted(environ) if _is_ours(name)]
+    for path, name in sorted(named, key=lambda each: _order(each[0])):
         try:
+            if path in variables:
+                raise BadValue(f"is given by {variables[path]} and by {name}")
+            variables[path] = name
             if path[0] not in Config.model_fields and path[0] not in Config.later:
                 raise BadValue("names no key", meant(path[0], Config.model_fields))
             _put(raw, path, _value(raw, path, environ[name], folder))
@@ -59,9 +58,18 @@ def apply_environment(
     return variables, problems
 
 
+def _is_ours(name: str) -> bool:
+    return name.startswith(PREFIX) and not _KUBERNETES.fullmatch(name)
+
+
 def _path(name: str) -> Path:
     parts = name.removeprefix(PREFIX).lower().split("__")
-    return tuple(int(part) if re.fullmatch("[0-9]{1,4}", part) else part for part in parts)
+    return tuple(int(part) if re.fullmatch("0|[1-9][0-9]{0,3}", part) else part for part in parts)
+
+
+def _order(path: Path) -> list[tuple[int, str]]:
+    """Sort elements by their index, and ``use`` before the keys whose meaning it decides."""
+    return [(p, "") if isinstance(p, int) else (-1, "" if p == "use" else p) for p in path]
 
 
 def _value(raw: dict[str, Any], path: Path, text: str, folder: FilePath) -> Any:

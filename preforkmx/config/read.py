@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from preforkmx.config.kinds import NOT_YET, BadElements, kind_of, meant
+from preforkmx.config.kinds import NOT_YET, kind_of, meant
+from preforkmx.config.names import BadElements
 from preforkmx.config.problem import Problem
 from preforkmx.config.schema import (
     DELIVERIES,

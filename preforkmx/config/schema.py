@@ -12,25 +12,27 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from preforkmx.config.kinds import (
+from preforkmx.config.names import (
     Addresses,
-    Choice,
     Code,
-    CoreCount,
     Domains,
-    Duration,
     File,
-    Flag,
     Folder,
     HostName,
-    Integer,
     ListenAddress,
     Networks,
+    SocketFile,
+    StateURL,
+)
+from preforkmx.config.quantities import (
+    Choice,
+    CoreCount,
+    Duration,
+    Flag,
+    Integer,
     RateOf,
     Seconds,
     Size,
-    SocketFile,
-    StateURL,
 )
 from preforkmx.config.values import Network, Rate  # noqa: TC001  (pydantic reads annotations)
 

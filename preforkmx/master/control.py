@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 REQUEST_OCTETS = 4096
 CONNECTIONS = 32
 IDLE_SECONDS = 30.0
+REST_SECONDS = 1.0
+"""How long no connection is accepted after one could not be."""
 
 Answer = dict[str, Any]
 
@@ -170,6 +172,7 @@ class ControlServer:
         self.clock = clock
         self._connections: list[ControlConnection] = []
         self._listening = False
+        self._rest_until = 0.0
         self.replaced_dead = path.is_socket()
         """Whether an earlier master left its socket behind: it was killed."""
         self._socket = bind_unix(path)
@@ -181,7 +184,8 @@ class ControlServer:
         self._watch()
 
     def _watch(self) -> None:
-        if self._listening and len(self._connections) < CONNECTIONS:
+        room = len(self._connections) < CONNECTIONS
+        if self._listening and room and self.clock() >= self._rest_until:
             self.reactor.watch(self._socket, self._accept)
         else:
             self.reactor.forget(self._socket)
@@ -192,9 +196,10 @@ class ControlServer:
         except BlockingIOError:
             return
         except OSError as error:
-            # Out of descriptors: the next look comes with the next expire().
+            # Out of descriptors: the socket stays readable, and asking again would spin.
             _logger.warning("a control connection could not be accepted: %s", error)
-            self.reactor.forget(self._socket)
+            self._rest_until = self.clock() + REST_SECONDS
+            self._watch()
             return
         sock.setblocking(False)
         self._connections.append(ControlConnection(self, sock))
@@ -217,7 +222,7 @@ class ControlServer:
                 self._watch()
 
     def expire(self) -> None:
-        """Drop clients that are silent or do not read; call this about once a second."""
+        """Drop clients that are silent or do not read; call this at least once a second."""
         before = self.clock() - IDLE_SECONDS
         for connection in self._connections[:]:
             if not connection.held and connection.active < before:

@@ -65,10 +65,11 @@ class Reload:
     def steps(self) -> Steps:
         """Go through it."""
         pool = self._pool
-        pool.reloading = True
         try:
             plan = self._read()
             yield from self._check(plan)
+            yield from self._no_other_replacement()
+            pool.reloading = True
             for slot in pool.slots:
                 yield from self._install(slot, plan)
             self._commit(plan)
@@ -76,8 +77,9 @@ class Reload:
             self.problems = refusal.problems
             for problem in self.problems:
                 _logger.error("the reload is refused: %s", problem)
-            for slot in pool.slots:
-                slot.dismiss_successor(pool.plan.drain_seconds)
+            if pool.reloading:
+                for slot in pool.slots:
+                    slot.dismiss_successor(pool.plan.drain_seconds)
         finally:
             pool.reloading = False
 
@@ -105,6 +107,17 @@ class Reload:
             checker.kill()
         if checker.problems or checker.status != 0:
             raise ReloadRefused(checker.problems or [f"the checker failed: {checker.end}"])
+
+    def _no_other_replacement(self) -> Steps:
+        """Wait until no worker is being replaced for another reason."""
+        slots = self._pool.slots
+        if not (
+            yield Wait(
+                lambda: all(slot.successor is None for slot in slots),
+                seconds=BOOT_SECONDS + REAP_SECONDS,
+            )
+        ):
+            raise ReloadRefused(["a worker that asked to be replaced still waits for it"])
 
     def _install(self, slot: Slot, plan: Plan) -> Steps:
         if slot.retired:

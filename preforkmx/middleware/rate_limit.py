@@ -169,6 +169,8 @@ def ip_rate_limit(
     if not rate > 0:
         raise ValueError(f"{rate} is not a rate in connections a second")
     limit = Rate(count=1, period=1 / rate, burst=burst)
+    # Two of them with different limits on one store count apart.
+    prefix = f"ip_rate_limit:{limit.interval}:{burst}:"
     counting = store if store is not None else LocalStore()
     blocked = _Blocked(clock)
 
@@ -178,7 +180,7 @@ def ip_rate_limit(
         host = host_octets(peer.address)
         blocked.check(host)
         try:
-            decision = await counting.take(limit, f"ip_rate_limit:{host.hex()}")
+            decision = await counting.take(limit, f"{prefix}{host.hex()}")
         except StoreUnavailable:
             return
         if not decision.allowed:

@@ -27,6 +27,7 @@ from preforkmx.protocol.events import (
     Event,
     Gone,
     NeedData,
+    Pause,
     Quit,
     Rcpt,
     Reset,
@@ -41,7 +42,11 @@ from preforkmx.protocol.sasl import MECHANISMS, RESPONSE_LIMIT, Exchange, Identi
 if TYPE_CHECKING:
     from preforkmx.protocol.settings import Settings
 
+COMMANDS_A_TURN = 100
+"""Commands that are answered before others get their turn."""
+
 NEED_DATA = NeedData()
+PAUSE = Pause()
 GONE = Gone()
 
 _TRANSACTION = frozenset({State.MAIL, State.RCPT, State.MESSAGE, State.DELIVERY})
@@ -79,6 +84,7 @@ class Core:
         "_verb",
         "authenticated",
         "extended",
+        "receive_data",
         "refusals",
         "state",
         "tls",
@@ -90,6 +96,8 @@ class Core:
     ) -> None:
         self._settings = settings
         self._framer = LineFramer()
+        self.receive_data = self._framer.feed
+        """Takes octets from the client."""
         self._output: list[bytes] = []
         self.trace = trace
         self._message: MessageScanner | None = None
@@ -117,10 +125,6 @@ class Core:
         """Octets that arrived and were not read yet: what the caller has to bound."""
         return self._framer.buffered
 
-    def receive_data(self, octets: bytes) -> None:
-        """Take octets from the client."""
-        self._framer.feed(octets)
-
     @property
     def closed(self) -> bool:
         """The last reply was written."""
@@ -145,7 +149,9 @@ class Core:
         return octets
 
     def _write(self, reply: Reply, *, extended: bool | None = None) -> None:
-        octets = reply.octets(extended=self.extended if extended is None else extended)
+        if extended is None:
+            extended = self.extended
+        octets = (reply.extended if extended else reply.plain) or reply.octets(extended=extended)
         self._output.append(octets)
         if self.trace is not None:
             self.trace("S", octets)
@@ -256,11 +262,13 @@ class Core:
     def next_event(self) -> Event:
         """Return what the octets so far mean next.
 
-        What needs nobody's decision is answered here, on the way.
+        What needs nobody's decision is answered here, on the way; after
+        :data:`COMMANDS_A_TURN` such commands the answer is :data:`PAUSE`, so that a flood of
+        them in one flight holds up nobody else.
         """
         if self._verb is not None:
             raise LocalProtocolError("next_event() before the last event was answered")
-        while True:
+        for _ in range(COMMANDS_A_TURN):
             if self.state in _SPECIAL:
                 return self._special()
             line = self._framer.next_line(LINE_LIMIT if self._exchange is None else RESPONSE_LIMIT)
@@ -272,20 +280,23 @@ class Core:
             event = self._response(line) if self._exchange is not None else self._command(line)
             if event is not None:
                 return event
+        return PAUSE
 
     def _special(self) -> Event:
         """The next event where octets are no commands."""
         if self.state is State.MESSAGE:
-            return self._next_of_message()
+            return self.next_of_message()
         if self._closing is not None:
             return Closing(self._closing)
         if self.state is State.DELIVERY:
             raise LocalProtocolError("next_event() before the message was answered")
         return GONE if self._eof else NEED_DATA
 
-    def _next_of_message(self) -> Event:
+    def next_of_message(self) -> NeedData | Gone | Chunk | End:
+        """:meth:`next_event` for those who know that a message arrives."""
         message = self._message
-        assert message is not None
+        if message is None:
+            raise LocalProtocolError("next_of_message() without a message")
         while not message.ended:
             octets = self._framer.take()
             if not octets:

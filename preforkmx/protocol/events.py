@@ -21,6 +21,11 @@ class NeedData:
 
 
 @dataclass(slots=True)
+class Pause:
+    """The core answered many commands by itself and there are more: let others have a turn."""
+
+
+@dataclass(slots=True)
 class Gone:
     """The client closed its side, and everything before that has been read."""
 
@@ -113,6 +118,7 @@ class Credentials:
 
 Event = (
     NeedData
+    | Pause
     | Gone
     | Closing
     | Hello

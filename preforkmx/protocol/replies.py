@@ -30,7 +30,7 @@ class Reply:
     :param close: the session ends after this reply.
     """
 
-    __slots__ = ("_extended", "_plain", "close", "code", "enhanced", "lines")
+    __slots__ = ("close", "code", "enhanced", "extended", "lines", "plain")
 
     def __init__(
         self,
@@ -47,8 +47,9 @@ class Reply:
         )
         self.enhanced = enhanced
         self.close = close or code == 421
-        self._plain: bytes | None = None
-        self._extended: bytes | None = None
+        # What octets() made: looked at here by those who cannot afford its call.
+        self.plain: bytes | None = None
+        self.extended: bytes | None = None
 
     @classmethod
     def from_error(cls, error: SMTPError) -> Reply:
@@ -71,13 +72,13 @@ class Reply:
         :param extended: with its enhanced code: the client greeted with EHLO.
         """
         if extended:
-            octets = self._extended
+            octets = self.extended
             if octets is None:
-                octets = self._extended = self._format(self.enhanced)
+                octets = self.extended = self._format(self.enhanced)
         else:
-            octets = self._plain
+            octets = self.plain
             if octets is None:
-                octets = self._plain = self._format(None)
+                octets = self.plain = self._format(None)
         return octets
 
     def _format(self, enhanced: EnhancedCode | None) -> bytes:

@@ -48,7 +48,7 @@ class IncomingMessage(MessageStream):
         while True:
             if session.service.aborting:
                 raise self._abort(MessageAborted("the server is shutting down"))
-            event = core.next_event()
+            event = core.next_of_message()
             if event is NEED_DATA:
                 await session.more_of_message()
                 if session.expired:

@@ -50,7 +50,7 @@ class Service:
     counters: Counters = field(default_factory=Counters)
     draining: Signal = field(default_factory=Signal)
     ending: bool = False
-    """`draining` is set, or sessions have a limited time: look before each wait."""
+    """`draining` or `retiring`, or sessions have a limited time: look closer at each turn."""
     retiring: bool = False
     """Every session gets 421 at its next command."""
     aborting: bool = False

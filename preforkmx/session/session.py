@@ -11,6 +11,7 @@ from preforkmx.context import Context, Signal
 from preforkmx.errors import ConnectionLost, MessageAborted, SMTPError
 from preforkmx.model import Envelope, Peer, TLSInfo
 from preforkmx.protocol import replies
+from preforkmx.protocol.core import COMMANDS_A_TURN
 from preforkmx.protocol.events import (
     Closing,
     Credentials,
@@ -19,6 +20,7 @@ from preforkmx.protocol.events import (
     Hello,
     Mail,
     NeedData,
+    Pause,
     Quit,
     Rcpt,
     Reset,
@@ -33,6 +35,7 @@ from preforkmx.session.wire import Wire
 if TYPE_CHECKING:
     from preforkmx.middleware.chain import Link
     from preforkmx.protocol.core import Core
+    from preforkmx.protocol.events import Event
     from preforkmx.session.service import Service
 
 _NO_MESSAGE = NoMessage()
@@ -47,12 +50,14 @@ class Session(Wire):
     """One session on one transport; its task runs :meth:`run` once the transport is there."""
 
     __slots__ = (
+        "_between_commands",
         "_by",
         "_closed",
         "_connect_context",
         "_delivery_left",
         "_ended",
         "_error",
+        "_held",
         "_mail_started",
         "_message_count",
         "_record",
@@ -83,6 +88,8 @@ class Session(Wire):
         self._connect_context = self.context
         log = service.access_log
         self._record = Record(log, self.id, peer) if log is not None else None
+        self._between_commands = False
+        self._held: Event | None = None
         self._by: str | None = None
         self._error: BaseException | None = None
         self._ended = "closed"
@@ -164,27 +171,66 @@ class Session(Wire):
         self.core.shut(refusal)
         return False
 
+    def answer_at_once(self) -> bool:
+        """Answer commands that no hook wants to see, where the octets arrive.
+
+        Waking the task costs more than the command; so it is woken only for what may wait.
+        """
+        service = self.service
+        if not self._between_commands or service.ending:
+            return False
+        core = self.core
+        chain = service.chain
+        for _ in range(COMMANDS_A_TURN):
+            event = core.next_event()
+            kind = type(event)
+            if kind is NeedData:
+                self.flush()
+                self.deadline = self._loop.time() + service.command_timeout
+                return not self._writing_paused
+            if kind is Mail and not chain.check_sender:
+                self._begin_transaction(event)  # type: ignore[arg-type]
+                self._take_sender()
+            elif kind is Rcpt and not chain.check_recipient:
+                self._take_recipient(event)  # type: ignore[arg-type]
+            else:
+                self._held = event
+                return False
+        return False
+
     async def _serve(self) -> None:
         core = self.core
         service = self.service
+        turn = 0
         while True:
-            event = core.next_event()
+            event = self._held or core.next_event()
+            self._held = None
             kind = type(event)
+            turn += 1
             if kind is NeedData:
                 if service.ending:
                     last = self._ending()
                     if last is not None:
                         core.shut(last)
                         continue
+                turn = 0
+                self._between_commands = True
                 await self.more(service.command_timeout)
+                self._between_commands = False
                 if self.expired:
-                    service.counters.timeouts += 1
-                    self._ended = "timeout"
-                    self._error = TimeoutError("the client sent nothing for too long")
-                    core.shut(replies.TIMED_OUT)
+                    self._client_too_slow()
+                continue
+            if kind is Pause or turn >= COMMANDS_A_TURN:
+                turn = 0
+                if kind is not Pause:
+                    self._held = event
+                await self.breathe(service.command_timeout)
+                if self.expired:
+                    self._client_too_slow()
                 continue
             if (
-                (service.draining or service.retiring)
+                service.ending
+                and (service.draining or service.retiring)
                 and kind not in _LAST
                 and not core.in_transaction
             ):
@@ -219,10 +265,20 @@ class Session(Wire):
                 self._error = ConnectionLost("the client closed without QUIT")
                 return
 
+    def _client_too_slow(self) -> None:
+        """Its time for a command, or to read its replies, is over."""
+        self.service.counters.timeouts += 1
+        self._ended = "timeout"
+        self._error = TimeoutError("the client sent, or read, nothing for too long")
+        self._held = None
+        self.core.shut(replies.TIMED_OUT)
+
     def _ending(self) -> Reply | None:
         """Return the 421 that this session gets now, before it would wait for its client."""
         service = self.service
-        if service.draining and (service.aborting or not self.core.in_transaction):
+        if (service.draining or service.retiring) and (
+            service.aborting or not self.core.in_transaction
+        ):
             self._ended = "shutdown"
             return replies.SHUTTING_DOWN
         if (
@@ -320,7 +376,15 @@ class Session(Wire):
         self.core.accept(await self._reset_transaction("reset") if peer.helo_name else None)
 
     async def _mail(self, event: Mail) -> None:
-        service = self.service
+        self._begin_transaction(event)
+        refusal = await self._ask(self.service.chain.check_sender, event.path)
+        if refusal is None:
+            self._take_sender()
+        else:
+            self._end_transaction(verdict(refusal), reply=refusal, by=self._by)
+            self.core.refuse(refusal)
+
+    def _begin_transaction(self, event: Mail) -> None:
         self._transaction_count += 1
         self._mail_started = monotonic()
         parameters = event.parameters
@@ -332,27 +396,24 @@ class Session(Wire):
             body=parameters.body,
         )
         self.context = self.context.with_sender(event.path)
-        if service.chain.check_sender:
-            refusal = await self._ask(service.chain.check_sender, event.path)
-            if refusal is not None:
-                self._end_transaction(verdict(refusal), reply=refusal, by=self._by)
-                self.core.refuse(refusal)
-                return
-        service.counters.transactions += 1
+
+    def _take_sender(self) -> None:
+        self.service.counters.transactions += 1
         self.core.accept()
 
     async def _rcpt(self, event: Rcpt) -> None:
-        service = self.service
-        if service.chain.check_recipient:
-            refusal = await self._ask(service.chain.check_recipient, event.path)
-            if refusal is not None:
-                if self._record is not None:
-                    self._record.recipient_refused(refusal, self._by)
-                self.core.refuse(refusal)
-                return
+        refusal = await self._ask(self.service.chain.check_recipient, event.path)
+        if refusal is None:
+            self._take_recipient(event)
+        else:
+            if self._record is not None:
+                self._record.recipient_refused(refusal, self._by)
+            self.core.refuse(refusal)
+
+    def _take_recipient(self, event: Rcpt) -> None:
         assert self.envelope is not None
         self.envelope.recipients.append(event.path)
-        service.counters.recipients += 1
+        self.service.counters.recipients += 1
         self.core.accept()
 
     async def _rset(self) -> None:

@@ -67,11 +67,9 @@ class Wire(asyncio.Protocol):
             return
         core = self.core
         core.receive_data(data)
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._waiter is not None:
+            if not self.answer_at_once():
+                self.wake()
         elif core.buffered > HIGH_WATER and not self._reading_paused:
             self._reading_paused = True
             assert self.transport is not None
@@ -100,6 +98,10 @@ class Wire(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    def answer_at_once(self) -> bool:
+        """Answer what arrived, if nobody must be asked; False: the task has to do it."""
+        return False
+
     # --- what the session calls ---------------------------------------------------------------
 
     def wake(self) -> None:
@@ -107,6 +109,8 @@ class Wire(asyncio.Protocol):
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
+            # Else a sweep before the task's turn would take its wait for work that hangs.
+            self.deadline = inf
             if not waiter.done():
                 waiter.set_result(None)
 
@@ -132,12 +136,7 @@ class Wire(asyncio.Protocol):
         self.expired = False
         self.deadline = self._loop.time() + seconds
         if self._writing_paused and not self.lost:
-            self._write_waiter = self._loop.create_future()
-            try:
-                await self._write_waiter
-            finally:
-                self._write_waiter = None
-                self.deadline = inf
+            await self._written()
             # Something may have arrived meanwhile: the caller asks the core first.
             return
         self.resume()
@@ -146,6 +145,27 @@ class Wire(asyncio.Protocol):
             await self._waiter
         finally:
             self._waiter = None
+            self.deadline = inf
+
+    async def breathe(self, seconds: float) -> None:
+        """Send the replies so far, and let the other sessions have a turn.
+
+        At most `seconds`, like :meth:`more`.
+        """
+        self.flush()
+        self.expired = False
+        if self._writing_paused and not self.lost:
+            self.deadline = self._loop.time() + seconds
+            await self._written()
+        else:
+            await asyncio.sleep(0)
+
+    async def _written(self) -> None:
+        self._write_waiter = self._loop.create_future()
+        try:
+            await self._write_waiter
+        finally:
+            self._write_waiter = None
             self.deadline = inf
 
     def resume(self) -> None:
@@ -212,9 +232,10 @@ class Wire(asyncio.Protocol):
             self.abort()
 
     async def _until_gone(self, *, or_eof: bool) -> None:
-        self.deadline = self._loop.time() + LINGER_SECONDS
+        deadline = self._loop.time() + LINGER_SECONDS
         self.expired = False
         while not (self.lost or self.expired or (or_eof and self.core.eof)):
+            self.deadline = deadline
             self._waiter = self._loop.create_future()
             await self._waiter
         self.deadline = inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import gc
@@ -45,6 +46,8 @@ def fork(run: Callable[[], int]) -> int:
     # What exists now is kept out of the collector's way: a collection in the child would
     # otherwise touch, and so copy, every page that it shares with the parent.
     gc.freeze()
+    # What is buffered would otherwise be written by the child as well.
+    _flush()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
@@ -74,11 +77,15 @@ def _run_child(run: Callable[[], int], mask: set[signal.Signals | int]) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(status)
+        _flush()
+        os._exit(status)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # None without a terminal; a reader may be gone, or the file be closed.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
 
 
 def _take_no_notice(_number: int, _frame: FrameType | None) -> None:

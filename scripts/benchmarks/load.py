@@ -66,17 +66,21 @@ async def idle_connections(port: int, count: int, *, tls: bool) -> AsyncIterator
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     turn = asyncio.Semaphore(_AT_ONCE)
+    writers: list[asyncio.StreamWriter] = []
 
-    async def connect() -> asyncio.StreamWriter:
-        async with turn:
-            reader, writer = await asyncio.wait_for(
-                asyncio.open_connection("127.0.0.1", port, ssl=context), 60
-            )
-            await asyncio.wait_for(_greet(reader, writer), 60)
-            return writer
+    async def connect() -> None:
+        async with turn, asyncio.timeout(60):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+            writers.append(writer)
+            await _greet(reader, writer)
 
-    writers = await asyncio.gather(*(connect() for _ in range(count)))
     try:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(count):
+                    group.create_task(connect())
+        except* (OSError, TimeoutError) as errors:
+            raise Failed(f"an idle connection: {errors.exceptions[0]!r}") from None
         yield
     finally:
         for writer in writers:

@@ -34,7 +34,8 @@ class SMTPSink(Server):
 
     def command(self) -> list[str]:
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
-        return [program("smtp-sink"), *user, f"127.0.0.1:{self.port}", "1024"]
+        sessions = ["-m", "10000"]
+        return [program("smtp-sink"), *user, *sessions, f"127.0.0.1:{self.port}", "1024"]
 
 
 class Aiosmtpd(Server):

@@ -16,6 +16,7 @@ from preforkmx.protocol.events import (
     Hello,
     Mail,
     NeedData,
+    Pause,
     Quit,
     Rcpt,
     Reset,
@@ -91,6 +92,8 @@ class Caller:
             self.events += 1
             if type(event) is NeedData:
                 break
+            if type(event) is Pause:
+                continue
             if type(event) in (Gone, Closing):
                 # Asked again, it says so again.
                 if not self.happened or self.happened[-1] != event:

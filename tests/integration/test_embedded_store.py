@@ -239,7 +239,7 @@ def test_a_store_that_is_told_to_stop_saves_everything_first(machine, run):
 
 
 def test_while_the_store_is_stopped_no_operation_waits_longer_than_its_deadline(machine, run):
-    deadline = 0.3
+    deadline = 1.0
 
     async def timed(operation):
         began = time.monotonic()
@@ -257,9 +257,9 @@ def test_while_the_store_is_stopped_no_operation_waits_longer_than_its_deadline(
                 *(timed(worker.store.take(HOURLY, "key")) for _ in range(50)),
                 *(timed(worker.store.open_connection(HOST, limits)) for _ in range(2)),
             )
-            # Half a second more is what a busy machine may take to run the loop.
+            # What is more is what a busy machine may take to run the loop.
             assert deadline - 0.01 <= min(caught)
-            assert max(caught) < deadline + 0.5
+            assert max(caught) < deadline + 0.7
             assert await worker.change() is False
 
             began = time.monotonic()

@@ -465,6 +465,31 @@ def test_connections_queued_for_a_killed_worker_are_greeted_by_its_replacement(
         assert site.workers()[slot] != pid
 
 
+def test_workers_killed_under_load_lose_nothing_that_was_acknowledged(
+    start: Callable[..., Site], tmp_path: Path
+) -> None:
+    messages = tmp_path / "messages"
+    messages.mkdir()
+    site = start(messages=str(messages)).wait_ready()
+    old = site.workers()
+    load = Load(site.port)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(load.run(10))
+        for pid in old.values():
+            await load.reaches(load.delivered + 50)
+            os.kill(pid, signal.SIGKILL)
+        await load.reaches(load.delivered + 50)
+        load.stop()
+        await running
+
+    asyncio.run(scenario())
+    assert load.refused == 0
+    assert len(load.failures) <= 20, "at most the sessions of the two processes"
+    assert load.delivered <= len(list(messages.iterdir())) <= load.delivered + 20
+    assert not set(site.workers().values()) & set(old.values())
+
+
 def test_a_slot_that_crashes_again_waits_longer_and_longer(start: Callable[..., Site]) -> None:
     site = start(count=1).wait_ready()
     for _ in range(3):
@@ -597,10 +622,13 @@ def test_a_master_starts_while_the_processes_of_a_killed_one_still_end(
 # The drain.
 
 
-def test_a_drain_under_load_resets_nobody(start: Callable[..., Site], tmp_path: Path) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_drain_under_load_resets_nobody(
+    start: Callable[..., Site], tmp_path: Path, loop: str
+) -> None:
     messages = tmp_path / "messages"
     messages.mkdir()
-    site = start(messages=str(messages)).wait_ready()
+    site = start(messages=str(messages), loop=loop).wait_ready()
     load = Load(site.port)
 
     async def scenario() -> None:

@@ -73,13 +73,17 @@ async def serve_store(
         acceptor.start()
         try:
             ready()
-            while not stop.is_set():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), SAVE_SECONDS)
+            while not await _set_within(stop, SAVE_SECONDS):
                 await save()
         finally:
             acceptor.stop()
             clients.close()
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
 
 
 @asynccontextmanager

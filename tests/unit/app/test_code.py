@@ -96,7 +96,7 @@ def test_options_that_do_not_fit_are_refused():
         return Middleware(name=str(limit))
 
     assert refusal(to_middleware, quota, {"limt": 3})[0] == "does not take these options"
-    assert refusal(to_middleware, quota, {})[1] == "missing a required argument: 'limit'"
+    assert refusal(to_middleware, quota, {})[1].endswith("argument: 'limit'")
 
 
 def test_a_factory_that_fails_is_refused_with_its_line():

@@ -221,16 +221,16 @@ def test_the_check_finds_everything_that_is_wrong_with_the_sites_code(read, site
         f'12: middleware[0].use: is a check and no Middleware (got "{module}:bare"; '
         "lift it to a phase: bare = preforkmx.middleware.check_sender(bare))"
     )
-    assert quota == (
-        f'14: middleware[1].use: does not take these options (got "{module}:quota"; '
-        "missing a required argument: 'limit')"
+    # Python's own words follow; they differ from version to version.
+    assert quota.startswith(
+        f'14: middleware[1].use: does not take these options (got "{module}:quota"; missing a '
     )
     assert limit == (
         "17: middleware[2].use: a burst of 1000000 at this rate takes over 100 years to earn "
         '(got "rate_limit")'
     )
     assert delivery == (
-        f'6: delivery.use: has no delivr (got "{module}:delivr"; did you mean "deliver"?)'
+        f'7: delivery.use: has no delivr (got "{module}:delivr"; did you mean "deliver"?)'
     )
 
 

@@ -7,7 +7,7 @@ import tomllib
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preforkmx.config.keys import key_lines
@@ -235,6 +235,7 @@ def documents(draw):
     return "\n".join(document.lines), document.expected
 
 
+@settings(deadline=None)
 @given(documents())
 def test_every_key_of_any_document_is_found_on_its_line(document):
     text, expected = document
@@ -242,6 +243,7 @@ def test_every_key_of_any_document_is_found_on_its_line(document):
     assert key_lines(text) == expected
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from(list("a=[]{}#'\".,\\\n 1")), max_size=60))
 def test_whatever_tomllib_accepts_has_a_line_for_every_key(text):
     try:

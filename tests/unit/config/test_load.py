@@ -117,6 +117,26 @@ def test_a_text_that_looks_like_a_number_stays_text_where_the_key_takes_text(tmp
     assert config.tls.minimum_version == "1.3"
 
 
+def test_the_use_of_a_table_decides_how_its_variables_are_read():
+    environ = {"PREFORKMX_DELIVERY__PATH": "123", "PREFORKMX_DELIVERY__USE": "maildir"}
+    assert from_text(SMALL, environ).config.delivery.path == Path("/etc/mx/123")
+
+
+def test_tables_of_variables_are_made_in_the_order_of_their_indices():
+    environ = {f"PREFORKMX_LISTENER__{i}__ADDRESS": f"127.0.0.1:{4000 + i}" for i in range(12)}
+    listeners = from_text(SMALL, environ).config.listener
+    assert [each.address for each in listeners] == list(environ.values())
+
+
+def test_two_variables_for_one_key_are_refused():
+    environ = {"PREFORKMX_LIMITS__ERRORS": "5", "PREFORKMX_limits__errors": "6"}
+    [problem] = problems_of(SMALL, environ)
+    assert problem == (
+        "PREFORKMX_LIMITS__ERRORS: limits.errors: is given by PREFORKMX_LIMITS__ERRORS and by "
+        "PREFORKMX_limits__errors"
+    )
+
+
 def test_the_environment_alone_can_be_the_configuration():
     environ = {
         "PREFORKMX_HOSTNAME": "mx.example.com",

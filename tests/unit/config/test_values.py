@@ -3,7 +3,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preforkmx.config.values import (
@@ -84,6 +84,7 @@ def test_a_duration_is_at_most_ten_years():
         parse_duration("3651d")
 
 
+@settings(deadline=None)
 @given(st.integers(0, int(LONGEST_DURATION * 1000)))
 def test_every_duration_survives_being_written_and_read(milliseconds):
     seconds = milliseconds / 1000
@@ -121,6 +122,7 @@ def test_a_bad_size_is_refused_with_what_may_have_been_meant(value, hint):
     assert caught.value.hint == hint
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**15 - 1))
 def test_every_size_survives_being_written_and_read(octets):
     assert parse_size(format_size(octets)) == octets
@@ -152,12 +154,14 @@ def test_a_rate_of_nothing_is_refused_with_how_to_switch_it_off():
     assert caught.value.hint == "leave the key out to switch it off"
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**9 - 1), st.sampled_from([1.0, 60.0, 3600.0, 86400.0]))
 def test_every_rate_survives_being_written_and_read(count, period):
     rate = Rate(count, period)
     assert parse_rate(format_rate(rate)) == rate
 
 
+@settings(deadline=None)
 @given(st.ip_addresses() | st.builds(ip_network, st.ip_addresses(v=4)))
 def test_every_address_is_a_network(address):
     mapped = getattr(getattr(address, "network_address", address), "ipv4_mapped", None)
@@ -239,6 +243,7 @@ _anything = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(PARSERS), _anything)
 def test_every_value_is_read_or_refused_with_a_text(parse, value):
     try:

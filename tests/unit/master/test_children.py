@@ -86,10 +86,12 @@ def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
 
 def test_a_child_is_booting_until_it_says_that_it_is_ready(house: House) -> None:
     child = house.start()
-    assert child.ready_at is None
+    house.look()
+    before = child.state
     house.theirs.post("ready")
     house.look()
-    assert (child.state, child.ready_at) == ("ready", house.now)
+    assert [before, child.state] == ["booting", "ready"]
+    assert child.ready_at == house.now
 
 
 def test_how_a_child_ended_is_known(house: House) -> None:

@@ -234,6 +234,24 @@ def test_a_client_that_went_away_gets_no_answer_and_does_no_harm(desk: Desk) -> 
     assert desk.ask(desk.client(), b'{"command": "echo"}\n') == [{"number": 2}]
 
 
+def test_out_of_descriptors_it_rests_for_a_second_and_does_not_spin(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: socket.socket) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket.socket, "accept", fail)
+        client = desk.client()
+        for _ in range(20):
+            desk.turn()
+            desk.server.expire()
+    assert caplog.text.count("Too many open files") == 1
+    desk.now += 1.0
+    desk.server.expire()
+    assert desk.ask(client, b'{"command": "echo"}\n') == [{"number": 1}]
+
+
 def test_before_it_listens_a_client_is_refused_as_if_nobody_were_here(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     with pytest.raises(ConnectionRefusedError):

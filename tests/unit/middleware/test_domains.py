@@ -13,13 +13,17 @@ from preforkmx.model import Peer
 PEER = Peer(ip_address("192.0.2.1"), 4000, "mx.example.com", "0.0.0.0:25")
 
 
+def check(domains, address, peer=PEER):
+    hook = accept_domains(domains, "mx.example.com").check_recipient
+    return asyncio.run(hook(Context(), peer, address))
+
+
 def refused(domains, address, peer=PEER):
-    middleware = accept_domains(domains, "mx.example.com")
+    """Say whether the recipient is refused, and with the right reply."""
     try:
-        assert asyncio.run(middleware.check_recipient(Context(), peer, address)) is None
+        check(domains, address, peer)
     except SMTPError as error:
-        assert (error.code, error.enhanced, error.close) == (550, (5, 7, 1), False)
-        return True
+        return (error.code, error.enhanced, error.close) == (550, (5, 7, 1), False)
     return False
 
 
@@ -35,7 +39,7 @@ def refused(domains, address, peer=PEER):
     ],
 )
 def test_a_recipient_of_a_listed_domain_is_accepted(address):
-    assert not refused(["Example.com", "[192.0.2.9]", "[ipv6:2001:db8::1]"], address)
+    assert check(["Example.com", "[192.0.2.9]", "[ipv6:2001:db8::1]"], address) is None
 
 
 @pytest.mark.parametrize(
@@ -72,7 +76,7 @@ def test_a_recipient_of_another_domain_is_refused(address):
     ],
 )
 def test_the_postmaster_of_the_host_is_always_accepted(address):
-    assert not refused(["example.com"], address)
+    assert check(["example.com"], address) is None
 
 
 def test_an_authenticated_client_is_bound_too():

@@ -136,7 +136,7 @@ def test_the_end_of_the_client_comes_after_what_it_sent(octets):
     it.receive_data(octets)
     it.receive_eof()
     assert it.eof
-    while (event := it.next_event()) is not GONE:
+    while it.next_event() is not GONE:
         it.accept()
     assert it.next_event() is GONE
 
@@ -294,7 +294,8 @@ def test_a_hook_that_cannot_tell_now_is_no_failed_authentication():
 def test_refusals_of_every_kind_are_counted():
     it = core(HELLO)
     for count, octets in enumerate(
-        (b"BOGUS\r\n", b"DATA\r\n", b"MAIL\r\n", b"x" * 2050 + b"\r\n", b"AUTH PLAIN !\r\n"), start=1
+        (b"BOGUS\r\n", b"DATA\r\n", b"MAIL\r\n", b"x" * 2050 + b"\r\n", b"AUTH PLAIN !\r\n"),
+        start=1,
     ):
         assert ask(it, octets) is NEED_DATA
         assert it.refusals == count

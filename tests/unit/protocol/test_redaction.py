@@ -72,8 +72,12 @@ def test_commands_and_replies_are_shown_as_they_are():
         ("C", b"EHLO client.example"),
         (
             "S",
-            b"250-mx.example.com\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-8BITMIME\r\n"
-            b"250-AUTH PLAIN LOGIN\r\n250 ENHANCEDSTATUSCODES\r\n",
+            b"".join(
+                (
+                    b"250-mx.example.com\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n",
+                    b"250-8BITMIME\r\n250-AUTH PLAIN LOGIN\r\n250 ENHANCEDSTATUSCODES\r\n",
+                )
+            ),
         ),
         ("C", b"NOOP me"),
         ("S", b"250 2.0.0 Ok\r\n"),

@@ -8,7 +8,13 @@ from ipaddress import ip_address
 
 import pytest
 
-from preforkmx.state.decisions import ConnectionLimits, Rate, running
+from preforkmx.state.decisions import (
+    ConnectionLimits,
+    GreylistSettings,
+    GreylistState,
+    Rate,
+    running,
+)
 from preforkmx.state.embedded import EmbeddedStore, frames, server
 
 HOST = ip_address("192.0.2.1")
@@ -150,3 +156,14 @@ def test_a_worker_that_reads_no_replies_is_not_read_from_any_more(serve, clock):
             writer.transport.abort()
 
     asyncio.run(main())
+
+
+def test_what_was_learnt_last_is_saved_before_the_end(serve, clock):
+    async def ask():
+        async with serve(clock) as path, running(EmbeddedStore(path, deadline=30.0)) as store:
+            return await store.greylist("192.0.2.0/24", "a", "b", GreylistSettings())
+
+    assert asyncio.run(ask()).state is GreylistState.NEW
+    clock.advance(299.0)
+    verdict = asyncio.run(ask())
+    assert (verdict.state, verdict.seconds_left) == (GreylistState.EARLY, 1.0)

@@ -14,6 +14,7 @@ from preforkmx.state.decisions import (
     Rate,
 )
 from preforkmx.state.greylisting import NEW_TRIPLETS
+from preforkmx.state.local import LocalStore
 
 HOST = ip_address("192.0.2.1")
 NEIGHBOUR = ip_address("192.0.2.2")
@@ -203,6 +204,18 @@ def test_closing_a_lease_twice_frees_one_place(with_store):
         await store.close_connection(first.lease)
         await store.close_connection(first.lease)
         assert (await store.open_connection(HOST, limits)).admitted
+        assert not (await store.open_connection(HOST, limits)).admitted
+
+    with_store(scenario)
+
+
+def test_a_lease_of_another_store_frees_no_place(with_store):
+    async def scenario(store, clock):
+        limits = ConnectionLimits("in", concurrent=1)
+        foreign = (await LocalStore(clock).open_connection(HOST, limits)).lease
+        own = (await store.open_connection(HOST, limits)).lease
+        assert own.id == foreign.id
+        await store.close_connection(foreign)
         assert not (await store.open_connection(HOST, limits)).admitted
 
     with_store(scenario)

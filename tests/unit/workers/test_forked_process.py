@@ -65,6 +65,14 @@ assert wait(pid) == 0
     assert output.split() == ["finally", "atexit"]
 
 
+def test_what_the_parent_has_buffered_is_written_once() -> None:
+    output = run("""
+print("a line", end="")
+assert wait(fork(lambda: 0)) == 0
+""")
+    assert output == "a line"
+
+
 def test_the_parents_handlers_and_wake_up_descriptor_are_not_the_childs() -> None:
     run("""
 reader, writer = os.pipe()

@@ -1,0 +1,234 @@
+"""The kinds of names: hosts, networks, addresses, files, URLs, code."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from preforkmx.config import values
+from preforkmx.config.kinds import NOT_YET, Kind, meant
+from preforkmx.config.values import BadValue
+from preforkmx.session.listener import split_address
+
+
+@dataclass(frozen=True)
+class HostName(Kind):
+    """A host's or a domain's name."""
+
+    def parse(self, value: Any) -> str:
+        return values.parse_host_name(value)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "format": "hostname"}
+
+    @property
+    def words(self) -> str:
+        return "a host name"
+
+
+@dataclass(frozen=True)
+class _ListOf(Kind):
+    """An array; each bad element is named by its index."""
+
+    def read_element(self, element: Any) -> Any:
+        raise NotImplementedError
+
+    def parse(self, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise BadValue(f"must be {self.words}", _in_brackets(value))
+        found: list[Any] = []
+        bad: dict[int, BadValue] = {}
+        for index, element in enumerate(value):
+            try:
+                found.append(self.read_element(element))
+            except BadValue as error:
+                bad[index] = error
+        if bad:
+            raise BadElements(bad)
+        return tuple(found)
+
+    def show(self, value: tuple[Any, ...]) -> list[str]:
+        return [str(element) for element in value]
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "array", "items": {"type": "string"}}
+
+
+class BadElements(BadValue):
+    """Bad values inside an array, by their index."""
+
+    def __init__(self, bad: dict[int, BadValue]) -> None:
+        super().__init__("; ".join(f"[{index}] {error}" for index, error in bad.items()))
+        self.bad = bad
+
+
+@dataclass(frozen=True)
+class Domains(_ListOf):
+    """Recipient domains, or ``"*"`` alone."""
+
+    def read_element(self, element: Any) -> str:
+        return values.parse_domain(element)
+
+    def parse(self, value: Any) -> tuple[str, ...]:
+        if value == []:
+            raise BadValue("must name at least one domain", '["*"] takes mail for any domain')
+        domains: tuple[str, ...] = super().parse(value)
+        if "*" in domains and len(domains) > 1:
+            raise BadValue('must be ["*"] alone, or domains without "*"')
+        return domains
+
+    @property
+    def words(self) -> str:
+        return "an array of domain names"
+
+
+@dataclass(frozen=True)
+class Networks(_ListOf):
+    """Networks in CIDR notation, or single addresses."""
+
+    def read_element(self, element: Any) -> values.Network:
+        return values.parse_network(element)
+
+    @property
+    def words(self) -> str:
+        return "an array of networks"
+
+
+@dataclass(frozen=True)
+class Addresses(_ListOf):
+    """Recipients, ``"joe@example.com"``, or whole domains, ``"@example.com"``."""
+
+    def read_element(self, element: Any) -> str:
+        if not isinstance(element, str) or not element.rpartition("@")[1]:
+            raise BadValue('must be an address, or "@" and a domain')
+        return element
+
+    @property
+    def words(self) -> str:
+        return "an array of addresses"
+
+
+@dataclass(frozen=True)
+class _PathOf(Kind):
+    def read(self, value: Any, folder: Path) -> Path:
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise BadValue(f"must be {self.words}")
+        if "\n" in value:
+            raise BadValue(f"must be {self.words}", "its name, not what is in it")
+        return Path(os.path.normpath(folder / value))
+
+    def show(self, value: Path) -> str:
+        return str(value)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1}
+
+
+@dataclass(frozen=True)
+class File(_PathOf):
+    """A file; relative to the configuration file's folder."""
+
+    @property
+    def words(self) -> str:
+        return "a file"
+
+
+@dataclass(frozen=True)
+class Folder(_PathOf):
+    """A folder; relative to the configuration file's folder."""
+
+    @property
+    def words(self) -> str:
+        return "a folder"
+
+
+@dataclass(frozen=True)
+class SocketFile(_PathOf):
+    """A unix socket; its name, with what is added to it, must fit into a socket address."""
+
+    def read(self, value: Any, folder: Path) -> Path:
+        path = super().read(value, folder)
+        # sun_path holds 108 octets with its end; ".store" is the longest name put beside it.
+        if len(os.fsencode(path)) + len(".store") > 107:
+            raise BadValue("must be at most 101 octets long: it names a unix socket")
+        return path
+
+    @property
+    def words(self) -> str:
+        return "a unix socket's path"
+
+
+@dataclass(frozen=True)
+class ListenAddress(Kind):
+    """``HOST:PORT``; a unix socket comes later."""
+
+    def parse(self, value: Any) -> str:
+        if not isinstance(value, str):
+            hint = f'did you mean "0.0.0.0:{value}"?' if type(value) is int else ""
+            raise BadValue(f"must be {self.words}", hint)
+        if value.startswith("unix:"):
+            raise BadValue(NOT_YET)
+        try:
+            split_address(value)
+        except ValueError as error:
+            raise BadValue(f"must be {self.words}", str(error)) from None
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$"}
+
+    @property
+    def words(self) -> str:
+        return 'an address such as "0.0.0.0:25" or "[::]:25"'
+
+
+@dataclass(frozen=True)
+class StateURL(Kind):
+    """Where the shared state is; Redis comes later."""
+
+    LATER = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+
+    def read(self, value: Any, folder: Path) -> str:
+        if isinstance(value, str):
+            scheme, colon, rest = value.partition(":")
+            if colon and scheme in self.LATER:
+                raise BadValue(NOT_YET)
+            if value == "local:" or (colon and scheme == "embedded" and "\0" not in rest):
+                return f"embedded:{os.path.normpath(folder / rest)}" if rest else value
+        raise BadValue(f"must be {self.words}", meant(value, ("embedded:", "local:")))
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": "^(embedded:.*|local:)$"}
+
+    @property
+    def words(self) -> str:
+        return '"embedded:", "embedded:PATH" or "local:"'
+
+
+@dataclass(frozen=True)
+class Code(Kind):
+    """``MODULE:OBJECT``, or the name of an entry point."""
+
+    entry_points: bool = False
+
+    def parse(self, value: Any) -> str:
+        if not isinstance(value, str) or not value:
+            raise BadValue(f"must be {self.words}")
+        module, colon, name = value.partition(":")
+        parts = [*module.split("."), *(name.split(".") if colon else ())]
+        if not all(part.isidentifier() for part in parts) and (colon or not self.entry_points):
+            raise BadValue(f"must be {self.words}")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1}
+
+    @property
+    def words(self) -> str:
+        return "MODULE:OBJECT" + (" or the name of an entry point" if self.entry_points else "")
+
+
+def _in_brackets(value: Any) -> str:
+    return f'did you mean ["{value}"]?' if isinstance(value, str) else ""

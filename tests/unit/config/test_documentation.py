@@ -1,0 +1,53 @@
+"""What the tutorial and the how-to guide show can be used as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from preforkmx.app.code import find, to_middleware
+from preforkmx.app.site import Site
+from preforkmx.config.load import Document, load
+
+DOCS = Path(__file__).parents[3] / "docs"
+TUTORIAL = DOCS / "tutorial" / "first-steps.md"
+GUIDE = DOCS / "how-to" / "configure-a-site.md"
+
+
+def blocks(path, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_tables_of_the_guide_make_one_configuration():
+    text = "\n".join(blocks(GUIDE, "toml"))
+    loaded = load(Document(text, "guide", Path.cwd()), {}, look_at_files=False)
+    assert len(loaded.config.middleware) == 3
+
+
+@pytest.mark.parametrize(
+    ("page", "option"), [(TUTORIAL, {}), (GUIDE, {"domains": ["example.org"]})]
+)
+def test_the_code_of_each_page_is_middleware(page, option, tmp_path, monkeypatch):
+    [code] = blocks(page, "python")
+    name = f"documented_{page.stem.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    [spec] = re.findall(r'"mysite:(\w+)"', "".join(blocks(page, "toml")))
+    assert to_middleware(find(f"{name}:{spec}"), option).name == spec
+
+
+def test_the_configuration_of_the_tutorial_is_right(tmp_path, monkeypatch):
+    [text] = blocks(TUTORIAL, "toml")
+    path = tmp_path / "preforkmx.toml"
+    path.write_text(text)
+    assert Site.read(path, None, {}).plan().hostname == "localhost"
+
+
+def test_the_commands_page_names_every_verb():
+    from preforkmx.cli import VERBS
+
+    text = (DOCS / "reference" / "commands.md").read_text()
+    for verb in VERBS:
+        assert f"`preforkmx {verb} " in text

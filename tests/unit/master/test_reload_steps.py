@@ -1,0 +1,210 @@
+"""What a reload does in which order, with processes that do what the test says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from test_plan import PLAN
+from test_pool import Agency, Process
+
+from preforkmx.errors import ConfigError
+from preforkmx.master.pool import Pool
+from preforkmx.master.procedure import Procedure
+from preforkmx.master.reload import Reload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from preforkmx.master.hiring import Hiring
+    from preforkmx.master.plan import Plan
+
+OLD = replace(PLAN, store=None)
+NEW = replace(OLD, hostname="mx2.example.com")
+
+
+class Worker(Process):
+    """A worker that also hears what a reload says to those that still drain."""
+
+    kill_at: float | None = None
+    status: int | None = 0
+
+    def drain(self, seconds: float) -> None:
+        self.orders.append("drain")
+
+    def kill_by(self, when: float) -> None:
+        self.kill_at = when
+
+
+class Recruiter(Agency):
+    """Hires workers, and checkers that are done already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def worker(self, slot: int, plan: Any, generation: int) -> Process:
+        if self.trouble is not None:
+            raise self.trouble
+        self.hired.append(Worker(f"worker {slot}", generation))
+        return self.hired[-1]
+
+    def checker(self, plan: Any, generation: int) -> Process:
+        checker = Worker("checker", generation)
+        checker.state, checker.problems = "gone", self.found
+        checker.status = 2 if self.found else 0
+        return checker
+
+
+class Plant:
+    """A pool of two ready workers, and a reload of it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.agency = Recruiter()
+        self.pool = Pool(OLD, cast("Hiring", self.agency), lambda: self.now)
+        for slot in self.pool.slots:
+            slot.holder = self.pool.hire(slot)
+        for process in self.agency.hired:
+            process.state = "ready"
+        self.old = self.agency.hired[:]
+        self.pool.supervise()
+        self.reload: Reload
+
+    def begin(self, load: Callable[[], Plan] = lambda: NEW) -> Procedure:
+        """Begin a reload."""
+        hiring = cast("Hiring", self.agency)
+        self.reload = Reload(self.pool, hiring, load, 2, lambda: self.now)
+        procedure = Procedure(self.reload.steps(), lambda: self.now)
+        procedure.advance()
+        return procedure
+
+    def step(self, procedure: Procedure) -> None:
+        """Do what a turn of the master's loop does."""
+        self.pool.reconcile()
+        procedure.advance()
+
+    @property
+    def new(self) -> list[Process]:
+        """Who was hired for the new generation."""
+        return [process for process in self.agency.hired if process.generation == 2]
+
+    def holders(self) -> list[Any]:
+        """Who holds the slots."""
+        return [slot.holder for slot in self.pool.slots]
+
+
+@pytest.fixture
+def plant() -> Plant:
+    return Plant()
+
+
+def test_the_old_ones_retire_when_the_last_new_one_is_ready(plant: Plant) -> None:
+    procedure = plant.begin()
+    assert [process.name for process in plant.new] == ["worker 0"]
+    plant.new[0].state = "ready"
+    plant.step(procedure)
+    assert [process.name for process in plant.new] == ["worker 0", "worker 1"]
+    assert plant.holders() == plant.old
+    assert [process.orders for process in plant.old] == [[], []]
+    plant.new[1].state = "ready"
+    plant.step(procedure)
+    assert procedure.done
+    assert plant.holders() == plant.new
+    assert [process.orders for process in plant.old] == [["retire"], ["retire"]]
+    assert (plant.pool.plan, plant.pool.generation) == (NEW, 2)
+    assert plant.reload.problems == []
+
+
+def test_a_worker_that_cannot_boot_leaves_the_old_ones_in_every_slot(plant: Plant) -> None:
+    procedure = plant.begin()
+    plant.new[0].state = "ready"
+    plant.step(procedure)
+    plant.new[1].problems = ["no such certificate"]
+    plant.new[1].state = "gone"
+    plant.step(procedure)
+    assert procedure.done
+    assert plant.reload.problems == ["no such certificate"]
+    assert plant.holders() == plant.old
+    assert [process.orders for process in plant.old] == [[], []]
+    assert plant.new[0].orders == ["retire"], "it may have sessions already"
+    assert (plant.pool.plan, plant.pool.generation) == (OLD, 1)
+    assert not plant.pool.reloading
+
+
+def test_a_new_worker_that_crashes_before_the_others_are_ready_breaks_it_off(plant: Plant) -> None:
+    procedure = plant.begin()
+    plant.new[0].state = "ready"
+    plant.step(procedure)
+    plant.new[0].state = "gone"
+    plant.step(procedure)
+    assert procedure.done
+    assert plant.reload.problems == ["worker 0 could not be started: killed by SIGKILL"]
+    assert plant.new[1].orders == ["kill"]
+    assert plant.holders() == plant.old
+
+
+def test_an_old_worker_that_crashes_meanwhile_is_replaced_by_an_old_one(plant: Plant) -> None:
+    procedure = plant.begin()
+    plant.old[1].state = "gone"
+    plant.step(procedure)
+    again = plant.holders()[1]
+    assert again.generation == 1
+    plant.new[0].state = "ready"
+    plant.step(procedure)
+    plant.new[1].state = "ready"
+    plant.step(procedure)
+    assert plant.holders() == plant.new
+    assert again.orders == ["retire"]
+
+
+def test_it_waits_for_a_worker_that_is_being_replaced_for_another_reason(plant: Plant) -> None:
+    plant.old[0].wants_replacement = True
+    plant.pool.reconcile()
+    between = plant.agency.hired[-1]
+    procedure = plant.begin()
+    assert plant.new == []
+    between.state = "ready"
+    plant.step(procedure)
+    assert plant.holders()[0] is between
+    assert plant.new == [], "the slot has two processes: the one that retires must go first"
+    assert cast("Worker", plant.old[0]).orders == ["retire", "drain"]
+    assert cast("Worker", plant.old[0]).kill_at == plant.now + OLD.drain_seconds + 5 + 2
+    plant.old[0].state = "gone"
+    plant.step(procedure)
+    assert [process.name for process in plant.new] == ["worker 0"]
+
+
+def test_what_load_or_the_checker_find_is_told_and_nobody_is_forked(plant: Plant) -> None:
+    def load() -> Plan:
+        raise ConfigError(["mx.toml:1: bad", "mx.toml:2: worse"])
+
+    assert plant.begin(load).done
+    assert plant.reload.problems == ["mx.toml:1: bad", "mx.toml:2: worse"]
+    plant.agency.found = ["mymx.checks cannot be imported"]
+    assert plant.begin().done
+    assert plant.reload.problems == ["mymx.checks cannot be imported"]
+    assert plant.new == []
+
+
+def test_an_error_of_ours_while_reading_is_a_refusal_and_not_the_end(plant: Plant) -> None:
+    def load() -> Plan:
+        raise RuntimeError("a bug")
+
+    assert plant.begin(load).done
+    assert plant.reload.problems[0].startswith("RuntimeError: a bug (")
+
+
+def test_a_fork_that_fails_is_a_refusal(plant: Plant) -> None:
+    plant.agency.trouble = OSError("Resource temporarily unavailable")
+    assert plant.begin().done
+    assert "no process could be forked" in plant.reload.problems[0]
+    assert plant.holders() == plant.old
+
+
+def test_a_reload_that_is_broken_off_says_so(plant: Plant) -> None:
+    procedure = plant.begin()
+    procedure.cancel()
+    assert "the server is stopping" in plant.reload.problems[0]
+    assert not plant.pool.reloading
