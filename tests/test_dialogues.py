@@ -50,6 +50,20 @@ def test_a_server_says_what_the_dialogue_says(
     runner.run_on_server(dialogue, *tls)
 
 
+@every_dialogue
+def test_a_server_without_other_hooks_says_the_same(
+    dialogue: Dialogue, tls: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    runner.run_on_server(dialogue, *tls, all_hooks=False)
+
+
+@every_divisible_dialogue
+def test_a_server_says_the_same_to_a_client_that_writes_each_octet_alone(
+    dialogue: Dialogue, tls: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    runner.run_on_server(dialogue, *tls, all_hooks=False, octet_by_octet=True)
+
+
 EXAMPLE = """
 s: 220 mx.example.com ESMTP
 c: NOOP

@@ -33,6 +33,7 @@ from preforkmx.protocol.events import (
     Reset,
     StartTLS,
 )
+from preforkmx.protocol.extensions import auth_offered
 from preforkmx.protocol.framing import LINE_LIMIT, LineFramer, Trouble
 from preforkmx.protocol.message import MessageScanner
 from preforkmx.protocol.order import TABLE, State, Verb
@@ -166,7 +167,7 @@ class Core:
         if self.state is not State.CONNECTED:
             raise LocalProtocolError("greet() after the greeting")
         self.state = State.GREETED
-        self._write(replies.greeting(self._settings.hostname))
+        self._write(self._settings.greeting)
 
     def shut(self, reply: Reply) -> None:
         """Write `reply` as the last one, whatever is pending; the next event is Closing."""
@@ -198,12 +199,10 @@ class Core:
             self._write(reply or replies.BYE)
         elif verb is Verb.HELO:
             self.extended = False
-            self._write(reply or replies.hello(self._settings.hostname))
+            self._write(reply or self._settings.helo)
         elif verb is Verb.EHLO:
             self.extended = True
-            self._write(
-                reply or replies.hello(self._settings.hostname, *self.keywords()), extended=False
-            )
+            self._write(reply or self._settings.ehlo[self.tls], extended=False)
         elif verb is Verb.AUTH:
             self.authenticated = True
             self._write(reply or replies.AUTHENTICATED)
@@ -413,10 +412,6 @@ class Core:
 
     # --- AUTH -----------------------------------------------------------------------------------
 
-    def _auth_offered(self) -> bool:
-        settings = self._settings
-        return settings.auth and (self.tls or settings.allow_insecure_auth)
-
     def _auth(self, argument: bytes) -> Event | Reply | None:
         if not self._settings.auth:
             return replies.NOT_IMPLEMENTED
@@ -424,7 +419,7 @@ class Core:
             return replies.SEND_EHLO_FIRST
         if self.authenticated:
             return replies.ALREADY_AUTHENTICATED
-        if not self._auth_offered():
+        if not auth_offered(self._settings, tls=self.tls):
             return replies.AUTH_NEEDS_TLS
         name, space, initial = argument.partition(b" ")
         if not name or (space and (not initial or b" " in initial)):
@@ -478,20 +473,6 @@ class Core:
         if self._auth_failures >= self._settings.auth_failures:
             return replies.TOO_MANY_AUTH_FAILURES
         return reply
-
-    # --- EHLO -------------------------------------------------------------------------------------
-
-    def keywords(self) -> list[str]:
-        """Return the EHLO keywords that hold at this point of the session."""
-        settings = self._settings
-        keywords = ["PIPELINING", f"SIZE {settings.message_size}", "8BITMIME"]
-        if settings.starttls and not self.tls:
-            keywords.append("STARTTLS")
-        if self._auth_offered():
-            names = " ".join(name.decode("ascii") for name in MECHANISMS)
-            keywords.append(f"AUTH {names}")
-        keywords.append("ENHANCEDSTATUSCODES")
-        return keywords
 
     _COMMANDS: ClassVar[dict[bytes, tuple[Verb, Callable[[Core, bytes], Event | Reply | None]]]] = {
         b"HELO": (Verb.HELO, _helo),

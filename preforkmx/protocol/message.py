@@ -87,7 +87,7 @@ class MessageScanner:
             self._bare = True
         if self._bare or self.size > self._max_size:
             return b"", rest
-        if dots >= 0:
+        if dots >= 0 and dots != end:
             data = data.replace(b"\r\n.", b"\r\n")
         return (data[delivered:] if delivered else data), rest
 

@@ -63,8 +63,11 @@ class Reply:
     @property
     def text(self) -> str:
         """The reply on one line, for the log."""
-        code = f" {'.'.join(map(str, self.enhanced))}" if self.enhanced else ""
-        return f"{self.code}{code} {' '.join(self.lines)}"
+        text = self.lines[0] if len(self.lines) == 1 else " ".join(self.lines)
+        if self.enhanced is None:
+            return f"{self.code} {text}"
+        kind, subject, detail = self.enhanced
+        return f"{self.code} {kind}.{subject}.{detail} {text}"
 
     def octets(self, *, extended: bool) -> bytes:
         """Return the reply as it goes over the wire.

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from preforkmx.protocol import replies
+from preforkmx.protocol.extensions import keywords
+
+if TYPE_CHECKING:
+    from preforkmx.protocol.replies import Reply
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,3 +31,18 @@ class Settings:
     """There is somebody to ask: AUTH is offered where it may be used."""
     allow_insecure_auth: bool = False
     """AUTH may be used in plain text too."""
+
+    greeting: Reply = field(init=False)
+    """The first reply."""
+    helo: Reply = field(init=False)
+    """The reply to HELO."""
+    ehlo: tuple[Reply, Reply] = field(init=False)
+    """The replies to EHLO, in plain text and under TLS. They are made here, once."""
+
+    def __post_init__(self) -> None:
+        self.greeting = replies.greeting(self.hostname)
+        self.helo = replies.hello(self.hostname)
+        self.ehlo = (
+            replies.hello(self.hostname, *keywords(self, tls=False)),
+            replies.hello(self.hostname, *keywords(self, tls=True)),
+        )

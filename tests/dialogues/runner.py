@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from dialogues.caller import Caller
 from dialogues.language import (
     ID,
+    PHASES,
     Dialogue,
     Flight,
     Handshake,
-    Hangup,
     Hello,
     Hook,
     Message,
+    Step,
     flights,
 )
 
@@ -172,22 +173,35 @@ def run_on_core(dialogue: Dialogue, cut: Callable[[int, bytes], Iterator[bytes]]
 
 
 def run_on_server(
-    dialogue: Dialogue, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+    dialogue: Dialogue,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    *,
+    all_hooks: bool = True,
+    octet_by_octet: bool = False,
 ) -> None:
-    """Run the dialogue against a server, over a socket."""
-    asyncio.run(_run_on_server(dialogue, server_tls, client_tls))
+    """Run the dialogue against a server, over a socket.
 
+    :param all_hooks: the server has a hook for every phase, else only for those that the
+        dialogue names: it has a shorter way for commands that nobody wants to see.
+    :param octet_by_octet: the client sends each octet with a write of its own.
+    """
 
-async def _run_on_server(
-    dialogue: Dialogue, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
-) -> None:
-    hooks = Hooks(dialogue.users)
-    delivered: list[tuple[str, list[str], bytes]] = []
-    server = _server(dialogue, hooks, delivered, server_tls)
-    async with server:
-        await asyncio.to_thread(_converse, dialogue, hooks, delivered, server, client_tls)
-        await server.shutdown(TIMEOUT)
-    assert delivered == []
+    async def run() -> None:
+        hooks = Hooks(dialogue.users)
+        delivered: list[tuple[str, list[str], bytes]] = []
+        server = _server(dialogue, hooks, delivered, server_tls, all_hooks=all_hooks)
+
+        def converse() -> None:
+            client = _Client(dialogue, hooks, delivered, client_tls, octet_by_octet=octet_by_octet)
+            client.converse(server.addresses[0])
+
+        async with server:
+            await asyncio.to_thread(converse)
+            await server.shutdown(TIMEOUT)
+        assert delivered == []
+
+    asyncio.run(run())
 
 
 def _server(
@@ -195,6 +209,8 @@ def _server(
     hooks: Hooks,
     delivered: list[tuple[str, list[str], bytes]],
     tls: ssl.SSLContext,
+    *,
+    all_hooks: bool,
 ) -> Server:
     options = dict(dialogue.options)
     implicit = options.pop("tls", False)
@@ -215,12 +231,15 @@ def _server(
     )
     if recipients is not None:
         server._limits["recipients"] = recipients  # type: ignore[assignment]
-    server.use(_middleware(hooks, authenticates=bool(dialogue.users)))
+    phases = set(PHASES)
+    if not all_hooks:
+        phases = {step.phase for step in dialogue.steps if isinstance(step, Hook)}
+    server.use(_middleware(hooks, phases | ({"auth"} if dialogue.users else set())))
     server.listen("127.0.0.1:0", tls="implicit" if implicit else "starttls")
     return server
 
 
-def _middleware(hooks: Hooks, *, authenticates: bool) -> Middleware:
+def _middleware(hooks: Hooks, phases: set[str]) -> Middleware:
     async def connect(_ctx: Context, _peer: Peer) -> None:
         await hooks.run("connect", "")
 
@@ -240,81 +259,108 @@ def _middleware(hooks: Hooks, *, authenticates: bool) -> Middleware:
     async def authenticate(_ctx: Context, _peer: Peer, user: str, password: str) -> None:
         await hooks.run("auth", f"{user}\0{password}")
 
-    return Middleware(
-        check_connection=connect,
-        check_helo=helo,
-        check_sender=sender,
-        check_recipient=recipient,
-        verify=verify,
-        authenticate=authenticate if authenticates else None,
-        name="dialogue",
-    )
+    fields = {
+        "connect": ("check_connection", connect),
+        "helo": ("check_helo", helo),
+        "mail": ("check_sender", sender),
+        "rcpt": ("check_recipient", recipient),
+        "vrfy": ("verify", verify),
+        "auth": ("authenticate", authenticate),
+    }
+    used = dict(fields[phase] for phase in phases & set(fields))
+    return Middleware(name="dialogue", **used)  # type: ignore[arg-type]
 
 
-def _converse(
-    dialogue: Dialogue,
-    hooks: Hooks,
-    delivered: list[tuple[str, list[str], bytes]],
-    server: Server,
-    tls: ssl.SSLContext,
-) -> None:
-    """The client's side; runs in a thread of its own."""
-    steps = list(dialogue.steps)
-    while isinstance(steps[0], Hook):
-        hooks.set(steps.pop(0))
-    sock = socket.create_connection(server.addresses[0], timeout=TIMEOUT)
-    try:
-        if dialogue.options.get("tls"):
-            sock = tls.wrap_socket(sock, server_hostname=HOSTNAME)
-        if not isinstance(steps[0], Flight) or steps[0].octets:
-            assert sock.recv(65536).startswith(b"220 ")
-        closed = False
-        for step in steps:
-            if isinstance(step, Flight):
-                sock.sendall(step.octets)
-                _hear(sock, step.replies)
-                if step.closed:
-                    closed = True
-                    assert sock.recv(65536) == b""
-            elif isinstance(step, Hello):
-                sock.sendall(b"%s client.example\r\n" % step.verb.encode())
-                assert sock.recv(65536).startswith(b"250")
-            elif isinstance(step, Message):
-                assert delivered.pop(0) == (step.sender, step.recipients, step.body)
-            elif isinstance(step, Hook):
-                hooks.set(step)
-            elif isinstance(step, Handshake):
-                sock = tls.wrap_socket(sock, server_hostname=HOSTNAME)
-            elif isinstance(step, Hangup):
-                break
-        if not closed:
-            _leave(sock)
-    finally:
-        sock.close()
+class _Client:
+    """The client's side of a dialogue; runs in a thread of its own."""
 
+    def __init__(
+        self,
+        dialogue: Dialogue,
+        hooks: Hooks,
+        delivered: list[tuple[str, list[str], bytes]],
+        tls: ssl.SSLContext,
+        *,
+        octet_by_octet: bool,
+    ) -> None:
+        self._dialogue = dialogue
+        self._hooks = hooks
+        self._delivered = delivered
+        self._tls = tls
+        self._octet_by_octet = octet_by_octet
+        self._sock = socket.socket()
+        self._closed = False
 
-def _hear(sock: socket.socket, replies: list[bytes]) -> None:
-    """Read what a flight is answered with: one write, and one more after each 354.
+    def converse(self, address: tuple[str, int]) -> None:
+        steps = list(self._dialogue.steps)
+        while isinstance(steps[0], Hook):
+            self._hooks.set(steps.pop(0))
+        self._sock.settimeout(TIMEOUT)
+        try:
+            self._sock.connect(address)
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._dialogue.options.get("tls"):
+                self._shake_hands()
+            if not isinstance(steps[0], Flight) or steps[0].octets:
+                assert self._sock.recv(65536).startswith(b"220 ")
+            for step in steps:
+                self._take(step)
+            if not self._closed:
+                self._leave()
+        finally:
+            self._sock.close()
 
-    On loopback one write is one read.
-    """
-    if not replies:
-        return
-    expected = b"".join(replies)
-    output = b""
-    for _ in range(1 + sum(reply.startswith(b"354 ") for reply in replies)):
-        output += sock.recv(65536)
-        if matches(output, expected):
+    def _take(self, step: Step) -> None:
+        if isinstance(step, Flight):
+            self._send(step.octets)
+            self._hear(step.replies)
+            if step.closed:
+                self._closed = True
+                assert self._sock.recv(65536) == b""
+        elif isinstance(step, Hello):
+            self._sock.sendall(b"%s client.example\r\n" % step.verb.encode())
+            assert self._sock.recv(65536).startswith(b"250")
+        elif isinstance(step, Message):
+            assert self._delivered.pop(0) == (step.sender, step.recipients, step.body)
+        elif isinstance(step, Hook):
+            self._hooks.set(step)
+        elif isinstance(step, Handshake):
+            self._shake_hands()
+
+    def _shake_hands(self) -> None:
+        self._sock = self._tls.wrap_socket(self._sock, server_hostname=HOSTNAME)
+
+    def _send(self, octets: bytes) -> None:
+        if not self._octet_by_octet:
+            self._sock.sendall(octets)
             return
-    assert_says(output, expected)
+        for at in range(len(octets)):
+            self._sock.sendall(octets[at : at + 1])
 
+    def _hear(self, replies: list[bytes]) -> None:
+        """Read what a flight is answered with: one write, and one more after each 354.
 
-def _leave(sock: socket.socket) -> None:
-    """Close the client's side: nothing was left unsaid, but for a 421 in mid-message."""
-    if isinstance(sock, ssl.SSLSocket):
-        with contextlib.suppress(ssl.SSLError):
-            sock = sock.unwrap()
-        return
-    sock.shutdown(socket.SHUT_WR)
-    rest = b"".join(iter(lambda: sock.recv(65536), b""))
-    assert rest == b"" or re.fullmatch(rb"421 [^\r\n]*\r\n", rest)
+        On loopback one write is one read.
+        """
+        if not replies:
+            return
+        expected = b"".join(replies)
+        output = b""
+        if self._octet_by_octet:
+            while len(output) < len(expected) and (octets := self._sock.recv(65536)):
+                output += octets
+        for _ in range(1 + sum(reply.startswith(b"354 ") for reply in replies)):
+            if matches(output, expected):
+                return
+            output += self._sock.recv(65536)
+        assert_says(output, expected)
+
+    def _leave(self) -> None:
+        """Close the client's side: nothing was left unsaid, but for a 421 in mid-message."""
+        if isinstance(self._sock, ssl.SSLSocket):
+            with contextlib.suppress(ssl.SSLError):
+                self._sock = self._sock.unwrap()
+            return
+        self._sock.shutdown(socket.SHUT_WR)
+        rest = b"".join(iter(lambda: self._sock.recv(65536), b""))
+        assert rest == b"" or re.fullmatch(rb"421 [^\r\n]*\r\n", rest)

@@ -30,6 +30,18 @@ def run(request):
 
 
 @pytest.fixture
+def until():
+    """Wait for what nothing tells of: ``await until(lambda: …)``, at most 10 s."""
+
+    async def until(condition):
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - there is no event to wait for
+                await asyncio.sleep(0.001)
+
+    return until
+
+
+@pytest.fixture
 def sweep_fast(monkeypatch):
     """Look at deadlines every 10 ms."""
     monkeypatch.setattr("preforkmx.server.SWEEP_SECONDS", 0.01)

@@ -6,7 +6,7 @@ import pytest
 
 from preforkmx.errors import LocalProtocolError
 from preforkmx.protocol import replies
-from preforkmx.protocol.core import GONE, NEED_DATA, Core
+from preforkmx.protocol.core import COMMANDS_A_TURN, GONE, NEED_DATA, PAUSE, Core
 from preforkmx.protocol.events import (
     Chunk,
     Closing,
@@ -224,6 +224,18 @@ def test_the_output_is_one_piece_and_is_given_once():
     assert ask(it, b"NOOP\r\nHELP\r\nNOOP\r\n") is NEED_DATA
     assert it.take_output().count(b"\r\n") == 4
     assert it.take_output() == b""
+
+
+@pytest.mark.parametrize("command", [b"NOOP\r\n", b"DATA\r\n", b"RCPT\r\n", b"AUTH PLAIN !\r\n"])
+def test_a_flood_of_commands_that_ask_nobody_is_answered_in_turns(command):
+    it = core(HELLO, errors=1000)
+    it.receive_data(command * (2 * COMMANDS_A_TURN + 1))
+    replies_so_far = 0
+    for _ in range(2):
+        assert it.next_event() is PAUSE
+        replies_so_far += it.take_output().count(b"\r\n")
+    assert it.next_event() is NEED_DATA
+    assert replies_so_far + it.take_output().count(b"\r\n") == 2 * COMMANDS_A_TURN + 1
 
 
 def test_an_answer_may_replace_the_usual_reply():
