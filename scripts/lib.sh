@@ -15,6 +15,7 @@ project_venv() {
     fi
     if [ ! -x .venv/bin/python ]; then
         "$python" -m venv .venv || {
+            rm -rf .venv
             echo "could not make .venv: on Debian, 'apt-get install python3-venv' helps" >&2
             exit 1
         }

@@ -82,9 +82,16 @@ def bind_unix(path: Path) -> socket.socket:
     :raises StartRefused: the path cannot be bound.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    earlier = os.umask(0o177)
+    # Before the mask: a folder with mode 0600 is one that nobody can enter.
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sock.close()
+        raise StartRefused(
+            f"the folder {path.parent} cannot be made: {error.strerror or error}"
+        ) from error
+    earlier = os.umask(0o177)
+    try:
         if path.is_socket():
             path.unlink()
         sock.bind(str(path))

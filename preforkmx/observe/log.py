@@ -59,6 +59,14 @@ class RecordHandler(logging.Handler):
         """Make no lock: the writer has its own, and this one could be held over a fork."""
         self.lock = None
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Emit the record if it passes; logging's own handle() insists on a lock from 3.13 on."""
+        passed: object = self.filter(record)
+        if passed:
+            # From 3.12 on a filter may return a record to emit instead.
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return bool(passed)
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message = record.getMessage()

@@ -264,10 +264,3 @@ def test_a_python_warning_is_a_line_of_the_log():
 def test_a_level_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="'loud' is no log level"):
         configure_logging(Recorder(), format="logfmt", level="loud", process="")
-
-
-def test_the_module_does_not_load_asyncio_for_the_master(tmp_path):
-    import subprocess
-
-    program = "import sys, preforkmx.observe.log; sys.exit('asyncio' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
