@@ -111,7 +111,8 @@ class Record:
                 size=size,
                 verdict=outcome,
                 by=by,
-                reply=reply.text if reply is not None else None,
+                # That of an accepted message says nothing but its id again.
+                reply=reply.text if reply is not None and outcome != "accepted" else None,
                 error=error,
                 ms=int((monotonic() - started) * 1000),
             ),

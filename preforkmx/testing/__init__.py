@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from preforkmx.testing.client import Client, Reply
 from preforkmx.testing.recorder import Call, Phase, ReceivedMessage, Recorder
-from preforkmx.testing.running import Address, StartServer, ThreadedServer, running
+from preforkmx.testing.servers import Address, StartServer, ThreadedServer, running
 
 __all__ = [
     "Address",

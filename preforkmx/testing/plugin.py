@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from preforkmx.server import Server
     from preforkmx.testing.recorder import Recorder
-    from preforkmx.testing.running import StartServer, ThreadedServer
+    from preforkmx.testing.servers import StartServer, ThreadedServer
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def smtp_server() -> Iterator[StartServer]:
 
     The teardown stops all of them, and fails when one does not stop.
     """
-    from preforkmx.testing.running import ThreadedServer  # noqa: PLC0415 - see above
+    from preforkmx.testing.servers import ThreadedServer  # noqa: PLC0415 - see above
 
     with ExitStack() as stack:
 

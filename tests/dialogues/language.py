@@ -180,7 +180,7 @@ class _Reader:
             option, _, value = rest.partition(" ")
             dialogue.options[_OPTIONS[option]] = int(value) if value else True
         elif key == "user":
-            user, password = rest.split()
+            user, password = map(self._text, rest.split())
             dialogue.users[user] = password
             dialogue.secrets.append(password.encode())
         elif line == "one segment":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import socket
 import ssl
@@ -26,6 +27,7 @@ from dialogues.language import (
 from preforkmx.errors import SMTPError
 from preforkmx.middleware.base import Middleware
 from preforkmx.model import Verification
+from preforkmx.observe.log import AccessLog
 from preforkmx.protocol import replies
 from preforkmx.protocol.replies import Reply
 from preforkmx.protocol.settings import Settings
@@ -190,7 +192,8 @@ def run_on_server(
     async def run() -> None:
         hooks = Hooks(dialogue.users)
         delivered: list[tuple[str, list[str], bytes]] = []
-        server = _server(dialogue, hooks, delivered, server_tls, all_hooks=all_hooks)
+        log = _Log()
+        server = _server(dialogue, hooks, delivered, server_tls, log, all_hooks=all_hooks)
 
         def converse() -> None:
             client = _Client(dialogue, hooks, delivered, client_tls, octet_by_octet=octet_by_octet)
@@ -200,8 +203,31 @@ def run_on_server(
             await asyncio.to_thread(converse)
             await server.shutdown(TIMEOUT)
         assert delivered == []
+        log.check(dialogue.secrets)
 
     asyncio.run(run())
+
+
+class _Log(logging.Handler):
+    """Everything that a server writes to its logs, the dialogue of debug level included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.logger = logging.Logger("dialogue", logging.DEBUG)  # noqa: LOG001 - for this one server
+        self.logger.addHandler(self)
+        self.access_log = AccessLog(self.lines.append)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert record.exc_info is None, record.exc_info
+        self.lines.append(record.getMessage())
+
+    def check(self, secrets: list[bytes]) -> None:
+        assert self.lines
+        # Not of what a client wrote in the dialogue: there the log's writer escapes.
+        entries = [line for line in self.lines if line.endswith("\n")]
+        assert all(line[:-1].isprintable() for line in entries)
+        assert not [s for s in secrets if any(s.decode() in line for line in self.lines)]
 
 
 def _server(
@@ -209,6 +235,7 @@ def _server(
     hooks: Hooks,
     delivered: list[tuple[str, list[str], bytes]],
     tls: ssl.SSLContext,
+    log: _Log,
     *,
     all_hooks: bool,
 ) -> Server:
@@ -227,6 +254,8 @@ def _server(
         hostname=HOSTNAME,
         tls=tls if implicit or starttls else None,
         handler=deliver,
+        logger=log.logger,
+        access_log=log.access_log,
         **options,  # type: ignore[arg-type]
     )
     if recipients is not None:

@@ -309,6 +309,19 @@ def test_ehlo_lists_what_holds_at_this_point(starttls, auth, insecure, tls):
     assert {keyword[4:] for keyword in keywords} == expected
 
 
+@pytest.mark.parametrize("last", [b"Yg==\r\n", b"*\r\n", b"!\r\n", b"A" * 13000 + b"\r\n"])
+def test_an_exchange_has_a_state_of_its_own(last):
+    it = core(HELLO)
+    assert ask(it, b"AUTH LOGIN\r\n") is NEED_DATA
+    assert it.state is State.AUTH
+    assert ask(it, b"YQ==\r\n") is NEED_DATA
+    assert it.state is State.AUTH
+    it.receive_data(last)
+    if it.next_event() is not NEED_DATA:
+        it.accept()
+    assert it.state is State.READY
+
+
 def test_a_hook_that_cannot_tell_now_is_no_failed_authentication():
     it = core(HELLO, auth_failures=1)
     later = Reply(454, "Temporary authentication failure", enhanced=(4, 7, 0))

@@ -291,10 +291,11 @@ def test_leaving_the_server_ends_a_disconnect_hook_that_never_ends(run):
 
     server = Server(command_timeout=0.2)
     server.use(Middleware(disconnect=forever))
+    server.listen("127.0.0.1:0")
 
     async def test():
-        async with asyncio.timeout(10), running(server, grace=0) as address:
-            client = await Client.connect(address)
+        async with asyncio.timeout(10), server:
+            client = await Client.connect(server.addresses[0])
             await client.hello()
         await client.close()
 

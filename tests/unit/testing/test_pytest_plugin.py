@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -155,3 +157,10 @@ print([name for name in sys.modules if name.split(".")[0] in heavy])
         check=True,
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_the_how_to_does_what_it_says(run_pytest):
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "test-your-hooks.md"
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    result = run_pytest("\n".join(blocks))
+    assert "5 passed" in result.stdout, result.stdout + result.stderr

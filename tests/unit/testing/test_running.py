@@ -24,7 +24,7 @@ def test_running_yields_a_free_loopback_port_and_leaves_the_server_s_own_listene
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = Server()
         # This one could not be bound.
-        server.listen("127.0.0.1:%d" % taken.getsockname()[1])
+        server.listen(f"127.0.0.1:{taken.getsockname()[1]}")
 
         async def test():
             async with running(server) as address, await Client.connect(address) as client:
@@ -158,8 +158,8 @@ def test_a_server_that_does_not_start_or_stop_in_time_is_an_error(monkeypatch):
         server.use(Middleware(lifespan=slow))
         return ThreadedServer(server)
 
-    monkeypatch.setattr("preforkmx.testing.running.START_SECONDS", 0.05)
-    monkeypatch.setattr("preforkmx.testing.running.STOP_SECONDS", 0.05)
+    monkeypatch.setattr("preforkmx.testing.servers.START_SECONDS", 0.05)
+    monkeypatch.setattr("preforkmx.testing.servers.STOP_SECONDS", 0.05)
     slow_start = server()
     with pytest.raises(TimeoutError, match="did not start"):
         slow_start.start()
