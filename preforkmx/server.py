@@ -8,38 +8,27 @@ import logging
 import os
 import socket
 import time
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Self
 
 from preforkmx.context import Context, Signal
 from preforkmx.middleware.base import Middleware
 from preforkmx.middleware.chain import compile_chain
-from preforkmx.model import IPAddress, Peer
-from preforkmx.protocol import replies
-from preforkmx.protocol.core import Core, Trace
 from preforkmx.protocol.settings import Settings
 from preforkmx.session.acceptor import Acceptor
 from preforkmx.session.listener import Listener, TLSMode, split_address
+from preforkmx.session.reception import Reception
 from preforkmx.session.service import HOOK_FAILURE, Service
-from preforkmx.session.session import (
-    TLS_HANDSHAKE_SECONDS,
-    TLS_SHUTDOWN_SECONDS,
-    Session,
-)
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from types import TracebackType
 
     from preforkmx.errors import SMTPError
     from preforkmx.middleware.base import Handler
+    from preforkmx.model import Peer
     from preforkmx.observe.counters import Counters
     from preforkmx.observe.log import AccessLog
-
-SWEEP_SECONDS = 1.0
-"""How often the deadlines of all sessions are looked at."""
 
 
 class Server:
@@ -110,7 +99,6 @@ class Server:
         self._sockets: list[socket.socket] = []
         self._acceptors: list[Acceptor] = []
         self._stack: contextlib.AsyncExitStack | None = None
-        self._idle: list[asyncio.Future[None]] = []
         self._limits = {
             "message_size": message_size,
             "recipients": recipients,
@@ -134,6 +122,7 @@ class Server:
             ending=session_time is not None,
             max_sessions=max_sessions,
         )
+        self._reception = Reception(self._service)
 
     # --- what it is made of -------------------------------------------------------------------
 
@@ -159,6 +148,41 @@ class Server:
         if self._stack is not None:
             raise RuntimeError("listen() comes before the start")
         self._listeners.append(Listener(address, tls=tls, backlog=backlog))
+
+    def host(
+        self,
+        *,
+        first: Sequence[Middleware] = (),
+        tls: ssl.SSLContext | None = None,
+        hook_failure: SMTPError | None = None,
+        max_sessions: int | None = None,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        """Take, before the start, what is for the process to say that runs this server.
+
+        :param first: runs before this server's own middleware.
+        :param tls: replaces this server's context.
+        :param hook_failure: replaces the library's default, not a choice of this server's.
+        :param max_sessions: replaces this server's.
+        :param access_log: replaces this server's.
+        """
+        if self._stack is not None:
+            raise RuntimeError("host() comes before the start")
+        service = self._service
+        self._middleware[:0] = first
+        if tls is not None:
+            service.tls = tls
+        if hook_failure is not None and service.hook_failure is HOOK_FAILURE:
+            service.hook_failure = hook_failure
+        if max_sessions is not None:
+            service.max_sessions = max_sessions
+        if access_log is not None:
+            service.access_log = access_log
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """The TLS context; None: neither STARTTLS nor implicit TLS."""
+        return self._service.tls
 
     @property
     def middleware(self) -> tuple[Middleware, ...]:
@@ -199,7 +223,7 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def started(self) -> AsyncIterator[None]:
-        """Enter every lifespan, serve :meth:`acceptor` and :meth:`take`, leave the lifespans.
+        """Enter every lifespan, serve what its :meth:`acceptor` s take, leave the lifespans.
 
         Leaving aborts the sessions that are left.
         """
@@ -219,7 +243,7 @@ class Server:
             try:
                 for link in service.chain.lifespan:
                     await stack.enter_async_context(link.hook())
-                sweeper = loop.create_task(self._sweep())
+                sweeper = loop.create_task(self._reception.sweep())
                 try:
                     yield
                 finally:
@@ -307,65 +331,9 @@ class Server:
         """
         if listener.tls == "implicit" and self._service.tls is None:
             raise ValueError(f"{listener.address} is an implicit TLS listener: Server(tls=…)")
-        return Acceptor(asyncio.get_running_loop(), sock, listener, self.take, self._service.logger)
-
-    def take(self, sock: socket.socket, address: object, listener: Listener) -> None:
-        """Serve a connection that was accepted.
-
-        :param sock: non-blocking; the server closes it.
-        :param address: as :meth:`socket.socket.accept` gave it.
-        """
-        service = self._service
-        service.counters.connections += 1
-        if len(service.sessions) >= service.max_sessions:
-            service.counters.connections_refused += 1
-            _turn_away(sock, listener)
-            return
-        loop = asyncio.get_running_loop()
-        host, port = _client(address)
-        peer = Peer(host, port, service.hostname, listener.address)
-        implicit = listener.tls == "implicit"
-        core = Core(self._settings_for(listener), tls=implicit, trace=None)
-        session = Session(service, core, peer, loop)
-        core.trace = self._trace(session)
-        service.sessions.add(session)
-        session.task = loop.create_task(self._run(session, sock, loop, implicit=implicit))
-
-    async def _run(
-        self,
-        session: Session,
-        sock: socket.socket,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        implicit: bool,
-    ) -> None:
-        service = self._service
-        try:
-            if implicit:
-                await loop.connect_accepted_socket(
-                    lambda: session,
-                    sock,
-                    ssl=service.tls,
-                    ssl_handshake_timeout=TLS_HANDSHAKE_SECONDS,
-                    ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
-                )
-                service.counters.tls_handshakes += 1
-            else:
-                await loop.connect_accepted_socket(lambda: session, sock)
-        except BaseException as error:
-            # Neither connection_made nor connection_lost was called: nobody else closes it.
-            sock.close()
-            service.sessions.discard(session)
-            self._look_idle()
-            if implicit:
-                service.counters.tls_failures += 1
-            if not isinstance(error, (OSError, asyncio.CancelledError)):
-                service.logger.exception("connection failed", extra={"session": session.id})
-            return
-        try:
-            await session.run()
-        finally:
-            self._look_idle()
+        return Acceptor(
+            asyncio.get_running_loop(), sock, listener, self._reception.take, self._service.logger
+        )
 
     def _settings_for(self, listener: Listener) -> Settings:
         settings = self._settings.get(listener)
@@ -381,94 +349,27 @@ class Server:
             self._settings[listener] = settings
         return settings
 
-    def _trace(self, session: Session) -> Trace | None:
-        logger = self._service.logger
-        if not logger.isEnabledFor(logging.DEBUG):
-            return None
-
-        def trace(side: str, octets: bytes) -> None:
-            text = octets.decode("utf-8", "backslashreplace").rstrip("\r\n")
-            for line in text.split("\r\n"):
-                logger.debug("%s: %s", side, line, extra={"session": session.id})
-
-        return trace
-
     # --- drain --------------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """Say 421 to idle sessions now, and to the others after their transaction."""
-        self._service.ending = True
-        self._service.draining.set()
-        for session in list(self._service.sessions):
-            if not session.core.in_transaction:
-                session.wake()
+        self._reception.drain()
 
     def retire(self) -> None:
         """Say 421 to each session at its next command outside a transaction."""
-        self._service.retiring = True
-        self._service.ending = True
+        self._reception.retire()
 
     def abort_transactions(self) -> None:
         """The drain's deadline: 421 to all; a message that still arrives gets no 250."""
-        self._service.aborting = True
-        self._service.ending = True
-        self._service.draining.set()
-        for session in list(self._service.sessions):
-            session.wake()
+        self._reception.abort_transactions()
 
     def abort(self) -> None:
         """End every session at once, without a word."""
-        for session in list(self._service.sessions):
-            session.abort()
-            if session.task is not None:
-                session.task.cancel()
+        self._reception.abort()
 
     async def wait_closed(self) -> None:
         """Wait until there is no session."""
-        while self._service.sessions:
-            waiter = asyncio.get_running_loop().create_future()
-            self._idle.append(waiter)
-            await waiter
-
-    def _look_idle(self) -> None:
-        if not self._service.sessions and self._idle:
-            waiters, self._idle = self._idle, []
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-
-    async def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            now = loop.time()
-            for session in list(self._service.sessions):
-                if session.deadline < now:
-                    session.expire()
-
-
-def _client(address: object) -> tuple[IPAddress | None, int]:
-    """Return the client's address and port; an IPv4-mapped address is IPv4."""
-    if not isinstance(address, tuple):
-        return None, 0
-    return _parsed(address[0]), address[1]
-
-
-@lru_cache(maxsize=4096)
-def _parsed(host: str) -> IPAddress:
-    # Clients come back: 4,096 of them need no second parse.
-    address = ip_address(host.partition("%")[0])
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
-
-
-def _turn_away(sock: socket.socket, listener: Listener) -> None:
-    """Say 421 and close; before a TLS handshake there is nothing to say."""
-    with sock, contextlib.suppress(OSError):
-        if listener.tls != "implicit":
-            sock.send(replies.TOO_MANY_SESSIONS.octets(extended=False))
-            sock.shutdown(socket.SHUT_WR)
+        await self._reception.wait_closed()
 
 
 def _bind(listener: Listener) -> socket.socket:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from preforkmx.app import chain, code
-from preforkmx.app.host import has_tls, host
 from preforkmx.errors import ConfigError, SMTPError
 from preforkmx.middleware.domains import accept_domains
 from preforkmx.observe.log import AccessLog
@@ -118,7 +117,7 @@ class Builder:
                 f"it says {server.hostname}",
                 config.hostname,
             )
-        if self._tls is None and not has_tls(server):
+        if self._tls is None and server.tls is None:
             for index, listener in enumerate(config.listener):
                 if listener.tls == "implicit":
                     self._problem(
@@ -128,8 +127,7 @@ class Builder:
                         "a context",
                         listener.tls,
                     )
-        host(
-            server,
+        server.host(
             first=self._first(server.hostname),
             tls=self._tls,
             hook_failure=HOOK_FAILURE,

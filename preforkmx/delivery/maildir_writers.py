@@ -19,11 +19,8 @@ WHOLE = 256 * 1024
 MEMORY = 64 * 1024 * 1024
 """Octets of messages that one process keeps in memory; beyond, every chunk is written at once."""
 
-#: Messages that share a batch, and the batches that run before a message waits for a full one.
-#: With these, 40 sessions had 7,400 durable messages a second from a disk that gave them 4,500
-#: with a thread for each message, and at half the CPU (docs/explanation/performance.md).
+#: Messages that share a batch at most.
 _BATCH = 8
-_EAGER = 4
 
 
 class Writers:
@@ -40,9 +37,7 @@ class Writers:
         self._mailboxes = Mailboxes(path)
         self._names = MessageNames(hostname)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="preforkmx-maildir")
-        self._batches = Batches(
-            self._executor, deliver_together, size=_BATCH, eager=_EAGER, limit=threads
-        )
+        self._batches = Batches(self._executor, deliver_together, size=_BATCH, limit=threads)
         self._loop = asyncio.get_running_loop()
 
     def stage(self, targets: Sequence[str], header: bytes) -> ArrivingMessage:

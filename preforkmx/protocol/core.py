@@ -85,6 +85,7 @@ class Core:
         "_verb",
         "authenticated",
         "extended",
+        "last_call",
         "receive_data",
         "refusals",
         "state",
@@ -117,6 +118,8 @@ class Core:
         self.extended = False
         """The client greeted with EHLO."""
         self.authenticated = False
+        self.last_call: Reply | None = None
+        """Where this is set, the next command outside a transaction gets it as the last reply."""
         self.tls = tls
 
     # --- octets in and out -----------------------------------------------------------------
@@ -344,6 +347,13 @@ class Core:
 
     def _command(self, line: bytes) -> Event | None:
         word, _, argument = line.partition(b" ")
+        if (
+            self.last_call is not None
+            and self.state not in _TRANSACTION
+            and word.upper() != b"QUIT"
+        ):
+            self._write(self.last_call)
+            return None
         known = self._COMMANDS.get(word) or self._COMMANDS.get(word.upper())
         if self.trace is not None:
             self.trace("C", commands.redact(line, known=known is not None))

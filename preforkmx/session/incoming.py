@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from preforkmx.body import MessageStream
@@ -29,6 +30,8 @@ class IncomingMessage(MessageStream):
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        # Seconds that the handlers have left; inf: they are through.
+        self._left = session.service.delivery_timeout
         self._aborted: MessageAborted | None = None
         self.end: End | None = None
         """The end of the message, once it was reached."""
@@ -50,7 +53,7 @@ class IncomingMessage(MessageStream):
                 raise self._abort(MessageAborted("the server is shutting down"))
             event = core.next_of_message()
             if event is NEED_DATA:
-                await session.more_of_message()
+                await self._more()
                 if session.expired:
                     raise self._abort(MessageAborted("the client sent nothing for too long"))
             elif type(event) is Chunk:
@@ -64,12 +67,25 @@ class IncomingMessage(MessageStream):
                 raise self._abort(ConnectionLost("the client closed during its message"))
 
     async def drain(self) -> None:
-        """Read and forget what the handler left, up to the end or to what prevents it."""
+        """Read and forget what the handlers left, up to the end or to what prevents it."""
+        self._left = inf
         try:
             while self.end is None:
                 await self.next_chunk()
         except MessageAborted:
             return
+
+    async def _more(self) -> None:
+        """Wait for the client; the handlers' clock stands meanwhile."""
+        session = self._session
+        if session.deadline != inf:
+            self._left = session.deadline - session.now()
+        try:
+            await session.more(session.service.command_timeout)
+        finally:
+            # Also where the handler gives up its read: its own time goes on.
+            if self._left != inf:
+                session.deadline = session.now() + self._left
 
     def _abort(self, reason: MessageAborted) -> MessageAborted:
         self._aborted = reason

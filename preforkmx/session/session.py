@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from preforkmx.context import Context, Signal
-from preforkmx.errors import ConnectionLost, MessageAborted, SMTPError
+from preforkmx.errors import ConnectionLost
 from preforkmx.model import Envelope, Peer, TLSInfo
 from preforkmx.protocol import replies
 from preforkmx.protocol.core import COMMANDS_A_TURN
@@ -27,81 +25,55 @@ from preforkmx.protocol.events import (
     StartTLS,
     Verify,
 )
-from preforkmx.protocol.replies import Reply
-from preforkmx.session.incoming import IncomingMessage, NoMessage
+from preforkmx.session.handling import handle_message
+from preforkmx.session.hooks import HookedWire
+from preforkmx.session.incoming import NoMessage
 from preforkmx.session.record import Record, verdict
-from preforkmx.session.wire import Wire
 
 if TYPE_CHECKING:
-    from preforkmx.middleware.chain import Link
     from preforkmx.protocol.core import Core
     from preforkmx.protocol.events import Event
+    from preforkmx.protocol.replies import Reply
     from preforkmx.session.service import Service
 
 _NO_MESSAGE = NoMessage()
-
-_LAST = (Quit, Closing, Gone)
 
 TLS_HANDSHAKE_SECONDS = 15.0
 TLS_SHUTDOWN_SECONDS = 3.0
 
 
-class Session(Wire):
+class Session(HookedWire):
     """One session on one transport; its task runs :meth:`run` once the transport is there."""
 
     __slots__ = (
         "_between_commands",
-        "_by",
-        "_closed",
         "_connect_context",
-        "_delivery_left",
-        "_ended",
-        "_error",
         "_held",
         "_mail_started",
-        "_message_count",
         "_record",
         "_started",
-        "_transaction_count",
-        "context",
+        "_transactions",
         "envelope",
-        "id",
-        "peer",
-        "service",
+        "messages",
     )
 
     def __init__(
         self, service: Service, core: Core, peer: Peer, loop: asyncio.AbstractEventLoop
     ) -> None:
-        super().__init__(core, loop)
-        self.service = service
-        self.peer = peer
-        self.id = f"{service.id_prefix}{next(service.ids):x}"
-        self.envelope: Envelope | None = None
-        self._closed = Signal()
-        self.context = service.base_context.bind(
-            session_id=self.id,
-            logger=service.logger,
-            draining=service.draining,
-            closed=self._closed,
-        )
+        super().__init__(service, core, peer, loop)
         self._connect_context = self.context
         log = service.access_log
         self._record = Record(log, self.id, peer) if log is not None else None
+        # The task waits for a command, and not for a hook or a message.
         self._between_commands = False
+        # An event that answer_at_once() leaves to the task.
         self._held: Event | None = None
-        self._by: str | None = None
-        self._error: BaseException | None = None
-        self._ended = "closed"
         self._started = loop.time()
         self._mail_started = 0.0
-        self._message_count = 0
-        self._transaction_count = 0
-        self._delivery_left = 0.0
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._closed.set()
+        self._transactions = 0
+        self.envelope: Envelope | None = None
+        self.messages = 0
+        """Messages that were answered with 250."""
 
     # --- the life of a session --------------------------------------------------------------
 
@@ -118,20 +90,20 @@ class Session(Wire):
             if await self._connect():
                 await self._serve()
                 # After QUIT nothing is on its way that could reset the connection.
-                linger = self._ended != "quit" or self.core.buffered > 0
+                linger = self.ended != "quit" or self.core.buffered > 0
         except asyncio.CancelledError:
             # Server.abort(): the transport is gone already.
-            self._ended = "shutdown"
+            self.ended = "shutdown"
             self.abort()
         except Exception as error:
-            self._error = error
-            self._ended = "error"
+            self.error = error
+            self.ended = "error"
             self.service.logger.exception("session failed", extra={"session": self.id})
             self.core.shut(replies.INTERNAL_ERROR)
         await self._finish(connected=connected, linger=linger)
 
     async def _finish(self, *, connected: bool, linger: bool) -> None:
-        self._end_transaction("aborted")
+        self.end_transaction("aborted")
         try:
             if connected:
                 self.flush()
@@ -146,28 +118,28 @@ class Session(Wire):
             if self._record is not None:
                 self._record.ended(
                     self.peer,
-                    self._ended,
-                    messages=self._message_count,
+                    self.ended,
+                    messages=self.messages,
                     errors=self.core.refusals,
                 )
 
     async def _run_disconnect(self) -> None:
-        error = self._error
+        error = self.error
         for link in self.service.chain.disconnect:
-            await self._ask((link,), error, silent=True)
+            await self.ask((link,), error, silent=True)
 
     async def _connect(self) -> bool:
         """Ask the connection hooks; greet, or refuse."""
         service = self.service
-        refusal = await self._ask(service.chain.check_connection)
+        refusal = await self.ask(service.chain.check_connection)
         self._connect_context = self.context
         if refusal is None:
             self.core.greet()
             return True
         service.counters.connections_refused += 1
-        self._ended = "refused"
+        self.ended = "refused"
         if self._record is not None:
-            self._record.refused(self.peer, refusal, self._by)
+            self._record.refused(self.peer, refusal, self.by)
         self.core.shut(refusal)
         return False
 
@@ -228,16 +200,6 @@ class Session(Wire):
                 if self.expired:
                     self._client_too_slow()
                 continue
-            if (
-                service.ending
-                and (service.draining or service.retiring)
-                and kind not in _LAST
-                and not core.in_transaction
-            ):
-                # No command begins any more, however many the client sent in one flight.
-                self._ended = "shutdown"
-                core.shut(replies.SHUTTING_DOWN)
-                continue
             if kind is Mail:
                 await self._mail(event)  # type: ignore[arg-type]
             elif kind is Rcpt:
@@ -247,7 +209,7 @@ class Session(Wire):
             elif kind is Hello:
                 await self._hello(event)  # type: ignore[arg-type]
             elif kind is Quit:
-                self._ended = "quit"
+                self.ended = "quit"
                 core.accept()
             elif kind is Reset:
                 await self._rset()
@@ -259,17 +221,19 @@ class Session(Wire):
             elif kind is Verify:
                 await self._verify(event)  # type: ignore[arg-type]
             elif kind is Closing:
+                if event.reply is replies.SHUTTING_DOWN:  # type: ignore[union-attr]
+                    self.ended = "shutdown"
                 return
             elif kind is Gone:
-                self._ended = "lost"
-                self._error = ConnectionLost("the client closed without QUIT")
+                self.ended = "lost"
+                self.error = ConnectionLost("the client closed without QUIT")
                 return
 
     def _client_too_slow(self) -> None:
         """Its time for a command, or to read its replies, is over."""
         self.service.counters.timeouts += 1
-        self._ended = "timeout"
-        self._error = TimeoutError("the client sent, or read, nothing for too long")
+        self.ended = "timeout"
+        self.error = TimeoutError("the client sent, or read, nothing for too long")
         self._held = None
         self.core.shut(replies.TIMED_OUT)
 
@@ -279,7 +243,7 @@ class Session(Wire):
         if (service.draining or service.retiring) and (
             service.aborting or not self.core.in_transaction
         ):
-            self._ended = "shutdown"
+            self.ended = "shutdown"
             return replies.SHUTTING_DOWN
         if (
             service.session_time is not None
@@ -287,77 +251,9 @@ class Session(Wire):
             and not self.core.in_transaction
         ):
             service.counters.timeouts += 1
-            self._ended = "timeout"
+            self.ended = "timeout"
             return replies.SESSION_TOO_LONG
         return None
-
-    # --- hooks ------------------------------------------------------------------------------------
-
-    async def _ask(
-        self, links: tuple[Link[Any], ...], *arguments: Any, silent: bool = False
-    ) -> Reply | None:
-        """Run the hooks of one phase: None, or the reply of the first that refuses.
-
-        :param silent: nobody will see a refusal (disconnect): it is no use to the client.
-        """
-        if not links:
-            return None
-        name = ""
-        self.expired = False
-        self.deadline = self._loop.time() + self.service.command_timeout
-        try:
-            for name, hook in links:  # noqa: B007 - named in the log below
-                context = await hook(self.context, self.peer, *arguments)
-                if context is not None and not silent:
-                    self._take(context)
-        except SMTPError as error:
-            self._by = name
-            return Reply.from_error(error)
-        except BaseException as error:
-            if not self._timed_out(error):
-                return self._crashed(name, error)
-            self._by = name
-            self._ended = "timeout"
-            self._error = TimeoutError(f"{name} took too long")
-            self.service.logger.error("hook took too long", extra={"session": self.id, "by": name})
-            return replies.HOOK_TIMEOUT
-        finally:
-            self.deadline = inf
-        return None
-
-    def _take(self, context: Any) -> None:
-        if not isinstance(context, Context):
-            raise TypeError(f"a hook returns a Context or None, not {context!r}")
-        self.context = context
-
-    def _timed_out(self, error: BaseException) -> bool:
-        """Say whether `error` is the cancellation at the deadline, and if so take it back."""
-        if not self.expired or self.task is None or not isinstance(error, asyncio.CancelledError):
-            return False
-        self.expired = False
-        self.task.uncancel()
-        self.service.counters.timeouts += 1
-        return True
-
-    def _crashed(self, name: str, error: BaseException) -> Reply:
-        """A hook raised what is not an SMTPError: log its stack, end this session.
-
-        SystemExit is a hook's mistake like any other, and so is a CancelledError of its own
-        making. What means this task or this process is raised again.
-        """
-        cancelled = isinstance(error, asyncio.CancelledError)
-        if (cancelled and self.task is not None and self.task.cancelling()) or isinstance(
-            error, (KeyboardInterrupt, GeneratorExit)
-        ):
-            raise error
-        service = self.service
-        service.counters.hook_failures += 1
-        service.logger.error("hook failed", exc_info=error, extra={"session": self.id, "by": name})
-        self._by = name
-        self._error = error
-        self._ended = "error"
-        failure = service.hook_failure
-        return Reply(failure.code, failure.message, enhanced=failure.enhanced, close=True)
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -367,7 +263,7 @@ class Session(Wire):
             helo_name=event.name,
             protocol=_protocol(event.extended, peer.tls is not None, peer.username is not None),
         )
-        refusal = await self._ask(self.service.chain.check_helo, event.name)
+        refusal = await self.ask(self.service.chain.check_helo, event.name)
         if refusal is not None:
             self.peer = peer
             self.core.refuse(refusal)
@@ -377,21 +273,21 @@ class Session(Wire):
 
     async def _mail(self, event: Mail) -> None:
         self._begin_transaction(event)
-        refusal = await self._ask(self.service.chain.check_sender, event.path)
+        refusal = await self.ask(self.service.chain.check_sender, event.path)
         if refusal is None:
             self._take_sender()
         else:
-            self._end_transaction(verdict(refusal), reply=refusal, by=self._by)
+            self.end_transaction(verdict(refusal), reply=refusal, by=self.by)
             self.core.refuse(refusal)
 
     def _begin_transaction(self, event: Mail) -> None:
-        self._transaction_count += 1
+        self._transactions += 1
         self._mail_started = monotonic()
         parameters = event.parameters
         self.envelope = Envelope(
             sender=event.path,
             data=_NO_MESSAGE,
-            id=f"{self.id}.{self._transaction_count}",
+            id=f"{self.id}.{self._transactions}",
             size=parameters.size,
             body=parameters.body,
         )
@@ -402,12 +298,12 @@ class Session(Wire):
         self.core.accept()
 
     async def _rcpt(self, event: Rcpt) -> None:
-        refusal = await self._ask(self.service.chain.check_recipient, event.path)
+        refusal = await self.ask(self.service.chain.check_recipient, event.path)
         if refusal is None:
             self._take_recipient(event)
         else:
             if self._record is not None:
-                self._record.recipient_refused(refusal, self._by)
+                self._record.recipient_refused(refusal, self.by)
             self.core.refuse(refusal)
 
     def _take_recipient(self, event: Rcpt) -> None:
@@ -424,11 +320,11 @@ class Session(Wire):
             answer: list[Any] = []
 
             async def hook(
-                ctx: Context, peer: Peer, text: str, link: Any = link, answer: Any = answer
+                ctx: Any, peer: Any, text: str, link: Any = link, answer: Any = answer
             ) -> None:
                 answer.append(await link.hook(ctx, peer, text))
 
-            refusal = await self._ask((link._replace(hook=hook),), event.text)
+            refusal = await self.ask((link._replace(hook=hook),), event.text)
             if refusal is not None:
                 self.core.refuse(refusal)
                 return
@@ -439,7 +335,7 @@ class Session(Wire):
 
     async def _authenticate(self, event: Credentials) -> None:
         service = self.service
-        refusal = await self._ask(service.chain.authenticate, event.username, event.password)
+        refusal = await self.ask(service.chain.authenticate, event.username, event.password)
         if refusal is not None:
             service.counters.auth_failures += 1
             self.core.refuse(refusal)
@@ -450,6 +346,18 @@ class Session(Wire):
             username=event.username, protocol=_protocol(True, peer.tls is not None, True)
         )
         self.core.accept()
+
+    async def _data(self) -> None:
+        service = self.service
+        assert self.envelope is not None
+        self.core.accept()
+        # Now: a handler may have much to do before it reads.
+        self.flush()
+        service.in_data += 1
+        try:
+            await handle_message(self, self.envelope)
+        finally:
+            service.in_data -= 1
 
     # --- STARTTLS -----------------------------------------------------------------------------------
 
@@ -462,7 +370,7 @@ class Session(Wire):
         self.pause()
         self.core.accept()
         if self.core.closed:
-            self._ended = "error"
+            self.ended = "error"
             return False
         self.flush()
         # Before the handshake: decrypted octets may arrive before start_tls returns.
@@ -478,11 +386,11 @@ class Session(Wire):
             )
         except (TimeoutError, OSError) as error:
             transport = None
-            self._error = error
+            self.error = error
         if transport is None:
             service.counters.tls_failures += 1
-            self._error = self._error or ConnectionLost("the client closed during its handshake")
-            self._ended = "tls"
+            self.error = self.error or ConnectionLost("the client closed during its handshake")
+            self.ended = "tls"
             self.abort()
             # connection_lost may have come, may come later, or never.
             self.lost = True
@@ -506,119 +414,14 @@ class Session(Wire):
         version = self.transport.get_extra_info("ssl_object").version()
         return TLSInfo(version=version, cipher=cipher[0], bits=cipher[2])
 
-    # --- the message ----------------------------------------------------------------------------------
-
-    async def _data(self) -> None:
-        service = self.service
-        self.core.accept()
-        # Now: a handler may have much to do before it reads.
-        self.flush()
-        service.in_data += 1
-        try:
-            await self._deliver()
-        finally:
-            service.in_data -= 1
-
-    async def _deliver(self) -> None:
-        """Run the handlers on the arriving message, and answer it."""
-        service = self.service
-        envelope = self.envelope
-        assert envelope is not None
-        message = IncomingMessage(self)
-        envelope.data = message
-        self._by = None
-        reply = await self._handle(envelope)
-        if message.end is None and message.aborted is None:
-            # The handler left a rest. What is wrong with it still wins over its verdict.
-            self._delivery_left = inf
-            await message.drain()
-        end = message.end
-        if end is None:
-            service.counters.messages_aborted += 1
-            self._give_up(message.aborted)
-            return
-        service.counters.octets += end.size
-        if end.fault is not None:
-            reply, self._by = end.fault.closing() if reply and reply.close else end.fault, None
-        if reply is None:
-            service.counters.messages += 1
-            self._message_count += 1
-            reply = replies.queued(envelope.id)
-        else:
-            service.counters.messages_refused += 1
-        self.core.finish(reply)
-        self._end_transaction(verdict(reply), reply=reply, by=self._by, size=end.size)
-        if service.chain.reset:
-            self.flush()
-            failure = await self._ask(service.chain.reset)
-            if failure is not None and not self.core.closed:
-                self.core.shut(replies.INTERNAL_ERROR)
-
-    async def _handle(self, envelope: Envelope) -> Reply | None:
-        """Run the handlers: None, or the reply that refuses the message."""
-        service = self.service
-        self._delivery_left = service.delivery_timeout
-        self.expired = False
-        self.deadline = self._loop.time() + service.delivery_timeout
-        name = ""
-        try:
-            for name, handler in service.chain.handler:  # noqa: B007 - as above
-                context = await handler(self.context, self.peer, envelope)
-                if context is not None:
-                    self._take(context)
-        except SMTPError as error:
-            self._by = name
-            return Reply.from_error(error)
-        except MessageAborted:
-            # The message's own fault is found there; a handler that gave up a message that
-            # was good gets it offered again.
-            self._by = name
-            return replies.NOT_DELIVERED
-        except BaseException as error:
-            if not self._timed_out(error):
-                return self._crashed(name, error)
-            self._by = name
-            service.logger.error("delivery took too long", extra={"session": self.id, "by": name})
-            return replies.DELIVERY_TIMEOUT
-        finally:
-            self.deadline = inf
-        return None
-
-    async def more_of_message(self) -> None:
-        """Wait for the client while a handler reads; the handler's clock stands meanwhile."""
-        if self.deadline != inf:
-            self._delivery_left = self.deadline - self._loop.time()
-        try:
-            await self.more(self.service.command_timeout)
-        finally:
-            # Also where the handler gives up its read: its own time goes on.
-            if self._delivery_left != inf:
-                self.deadline = self._loop.time() + self._delivery_left
-
-    def _give_up(self, reason: MessageAborted | None) -> None:
-        """The message will never be complete: no 250, and the session ends."""
-        if self.service.aborting and not isinstance(reason, ConnectionLost):
-            self._ended = "shutdown"
-            self.core.shut(replies.SHUTTING_DOWN)
-            return
-        if self._error is None:
-            self._error = reason
-        if isinstance(reason, ConnectionLost):
-            self._ended = "lost"
-            self.core.shut(replies.INTERNAL_ERROR)
-        else:
-            self.service.counters.timeouts += 1
-            self._ended = "timeout"
-            self.core.shut(replies.TIMED_OUT)
-
     # --- the transaction --------------------------------------------------------------------------------
 
     async def _reset_transaction(self, outcome: str) -> Reply | None:
         """Forget the transaction and run the reset hooks."""
-        self._end_transaction(outcome)
-        return await self._ask(self.service.chain.reset)
+        self.end_transaction(outcome)
+        return await self.ask(self.service.chain.reset)
 
-    def _end_transaction(self, outcome: str, **details: Any) -> None:
+    def end_transaction(self, outcome: str, **details: Any) -> None:
         envelope = self.envelope
         if envelope is None:
             return

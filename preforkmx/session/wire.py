@@ -104,6 +104,10 @@ class Wire(asyncio.Protocol):
 
     # --- what the session calls ---------------------------------------------------------------
 
+    def now(self) -> float:
+        """The loop's clock, in seconds."""
+        return self._loop.time()
+
     def wake(self) -> None:
         """End the wait of :meth:`more`, if there is one."""
         waiter = self._waiter

@@ -44,7 +44,7 @@ def until():
 @pytest.fixture
 def sweep_fast(monkeypatch):
     """Look at deadlines every 10 ms."""
-    monkeypatch.setattr("preforkmx.server.SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr("preforkmx.session.reception.SWEEP_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="session")

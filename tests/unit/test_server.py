@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 
@@ -588,3 +589,72 @@ def test_at_debug_level_the_logger_gets_the_dialogue_without_credentials(run, ca
     assert any(message.startswith("S: 220 ") for message in caplog.messages)
     assert "AGpvZQBzZWNyZXQ=" not in caplog.text
     assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+@pytest.mark.parametrize("turns", range(4))
+def test_connections_that_were_just_taken_end_with_the_server(
+    run, recorder, server_tls, tls, turns
+):
+    """A task that is cancelled before its first step never runs: somebody has to close for it."""
+    server = Server(handler=recorder, tls=server_tls)
+
+    async def test():
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            async with server.started():
+                acceptor = server.acceptor(sock, Listener("127.0.0.1:0", tls=tls))
+                client = await Client.connect(sock.getsockname())
+                acceptor.accept_now()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                server.abort()
+                async with asyncio.timeout(10):
+                    await server.wait_closed()
+                with contextlib.suppress(ConnectionResetError):
+                    await client.rest()
+                await client.close()
+
+    run(test())
+    assert server.sessions == 0
+    assert len(recorder.of("disconnect")) == len(recorder.of("check_connection"))
+
+
+def test_sessions_that_are_over_leave_nothing_behind(run, server_tls, client_tls, until):
+    from preforkmx.session.incoming import IncomingMessage
+    from preforkmx.session.session import Session
+
+    # Log records would keep the stack of the hook that crashes.
+    logger = logging.Logger("nobody listens")  # noqa: LOG001 - no parent, and new in each run
+    logger.addHandler(logging.NullHandler())
+    server = Server(tls=server_tls, logger=logger)
+
+    async def crash(ctx, peer, text):
+        raise RuntimeError("a bug")
+
+    server.use(Middleware(verify=crash))
+
+    async def one(address, how):
+        async with await Client.connect(address) as client:
+            await client.hello()
+            if how % 2:
+                await client.starttls(client_tls)
+                await client.command("EHLO again.example")
+            await client.deliver(b"Hello\r\n")
+            if how < 2:
+                await client.command("QUIT")
+            elif how < 4:
+                await client.command("VRFY x")
+            elif how < 6:
+                client.reset()
+
+    async def test():
+        async with running(server) as address:
+            await asyncio.gather(*(one(address, i % 8) for i in range(40)))
+            await until(lambda: not server.sessions)
+
+    run(test())
+    gc.collect()
+    things = [thing for thing in gc.get_objects() if isinstance(thing, (Session, IncomingMessage))]
+    # Not those that a failed test before this one still shows.
+    mine = [thing for thing in things if getattr(thing, "_session", thing).service.logger is logger]
+    assert mine == []

@@ -15,10 +15,12 @@ class Work:
     def __init__(self, *, held: bool = False) -> None:
         self.batches: list[list[object]] = []
         self.gate = threading.Semaphore(0 if held else 1_000_000)
+        self.began = threading.Semaphore(0)
         self.fail = False
 
     def __call__(self, items):
         self.batches.append(list(items))
+        self.began.release()
         assert self.gate.acquire(timeout=20)
         if self.fail:
             raise ZeroDivisionError
@@ -29,7 +31,7 @@ class Work:
 
 
 def with_batches(test, work, **options):
-    options = {"size": 3, "eager": 1, "limit": 2, **options}
+    options = {"size": 3, "limit": 2, "clock": lambda: 0.0, **options}
 
     async def run():
         with ThreadPoolExecutor(4) as executor:
@@ -41,6 +43,12 @@ def with_batches(test, work, **options):
 async def turns(count: int = 5) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def begun(work: Work, count: int) -> None:
+    """Wait until the threads have begun `count` batches."""
+    while len(work.batches) < count:
+        assert await asyncio.to_thread(work.began.acquire, timeout=20)
 
 
 def test_a_single_item_leaves_at_once():
@@ -73,6 +81,7 @@ def test_while_batches_run_items_wait_for_a_full_one_or_a_free_thread():
         for item in "bcdefg":
             tasks.append(asyncio.create_task(batches.run(item)))
             await turns()
+        await begun(work, 2)
         # a runs; b, c and d were a full batch; e, f and g are, but two run already.
         assert work.batches == [["a"], ["b", "c", "d"]]
         work.let_go(10)
@@ -144,3 +153,53 @@ def test_a_cancelled_item_that_has_begun_disturbs_nobody():
 
     with_batches(test, work)
     assert work.batches == [["a", "b"], ["c"]]
+
+
+class Paced(Work):
+    """Work whose items take `pace` seconds each, on a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.pace = 0.0
+
+    def __call__(self, items):
+        self.now += self.pace * (len(items) + 1)
+        return super().__call__(items)
+
+    async def settle(self, batches, pace: float) -> int:
+        self.pace = pace
+        for _ in range(100):
+            await batches.run("a")
+        return batches.eager
+
+
+def test_the_longer_an_item_takes_the_more_batches_run_beside_each_other():
+    work = Paced()
+
+    async def test(batches):
+        assert batches.eager == 1
+        assert await work.settle(batches, 0.0081) == 11
+        assert await work.settle(batches, 0.0006) == 1
+        assert await work.settle(batches, 1.0) == 16
+        assert await work.settle(batches, 0.0) == 1
+
+    with_batches(test, work, limit=16, clock=lambda: work.now)
+
+
+def test_an_item_that_comes_while_slow_batches_run_leaves_at_once():
+    work = Paced()
+
+    async def test(batches):
+        await work.settle(batches, 0.01)
+        work.batches.clear()
+        work.gate = threading.Semaphore(0)
+        tasks = []
+        for item in "bcd":
+            tasks.append(asyncio.create_task(batches.run(item)))
+            await turns()
+        await begun(work, 3)
+        work.let_go(3)
+        await asyncio.gather(*tasks)
+
+    with_batches(test, work, limit=4, clock=lambda: work.now)
+    assert sorted(work.batches) == [["b"], ["c"], ["d"]]

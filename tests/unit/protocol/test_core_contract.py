@@ -334,6 +334,19 @@ def test_a_hook_that_cannot_tell_now_is_no_failed_authentication():
     assert it.next_event() == Closing(replies.TOO_MANY_AUTH_FAILURES)
 
 
+@pytest.mark.parametrize(("code", "counts"), [(400, False), (499, False), (500, True), (599, True)])
+def test_a_permanent_refusal_is_an_error_and_a_failed_authentication(code, counts):
+    refusal = Reply(code, "No", enhanced=(code // 100, 0, 0))
+    it = core(HELLO, errors=0)
+    ask(it, MAIL)
+    it.refuse(refusal)
+    assert it.closed == counts
+    it = core(HELLO, auth_failures=1)
+    ask(it, b"AUTH PLAIN AGEAYg==\r\n")
+    it.refuse(refusal)
+    assert it.closed == counts
+
+
 def test_refusals_of_every_kind_are_counted():
     it = core(HELLO)
     for count, octets in enumerate(

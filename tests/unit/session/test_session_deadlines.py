@@ -139,7 +139,7 @@ def test_a_client_that_never_reads_its_replies_is_aborted(
 
 
 def test_a_silent_tls_handshake_ends(run, server_tls, monkeypatch):
-    monkeypatch.setattr("preforkmx.server.TLS_HANDSHAKE_SECONDS", 0.1)
+    monkeypatch.setattr("preforkmx.session.reception.TLS_HANDSHAKE_SECONDS", 0.1)
 
     async def dialogue(client):
         # What a server says at its end of a handshake is an alert, if anything.

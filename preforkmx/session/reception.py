@@ -1,0 +1,194 @@
+"""Reception: takes connections in, keeps their sessions, and sees them out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING
+
+from preforkmx.model import IPAddress, Peer
+from preforkmx.protocol import replies
+from preforkmx.protocol.core import Core
+from preforkmx.session.session import (
+    TLS_HANDSHAKE_SECONDS,
+    TLS_SHUTDOWN_SECONDS,
+    Session,
+)
+
+if TYPE_CHECKING:
+    from preforkmx.protocol.core import Trace
+    from preforkmx.session.listener import Listener
+    from preforkmx.session.service import Service
+
+SWEEP_SECONDS = 1.0
+"""How often the deadlines of all sessions are looked at."""
+
+
+class Reception:
+    """All sessions of one server, in one loop."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._idle: list[asyncio.Future[None]] = []
+
+    # --- in ---------------------------------------------------------------------------------
+
+    def take(self, sock: socket.socket, address: object, listener: Listener) -> None:
+        """Serve a connection that was accepted.
+
+        :param sock: non-blocking; its session closes it.
+        :param address: as :meth:`socket.socket.accept` gave it.
+        """
+        service = self._service
+        service.counters.connections += 1
+        if len(service.sessions) >= service.max_sessions:
+            service.counters.connections_refused += 1
+            _turn_away(sock, listener)
+            return
+        loop = asyncio.get_running_loop()
+        host, port = _client(address)
+        peer = Peer(host, port, service.hostname, listener.address)
+        implicit = listener.tls == "implicit"
+        core = Core(service.settings(listener), tls=implicit)
+        session = Session(service, core, peer, loop)
+        core.trace = self._trace(session)
+        if service.draining or service.retiring:
+            core.last_call = replies.SHUTTING_DOWN
+        service.sessions.add(session)
+        session.task = loop.create_task(self._run(session, sock, loop, implicit=implicit))
+
+    async def _run(
+        self,
+        session: Session,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        implicit: bool,
+    ) -> None:
+        service = self._service
+        try:
+            if implicit:
+                await loop.connect_accepted_socket(
+                    lambda: session,
+                    sock,
+                    ssl=service.tls,
+                    ssl_handshake_timeout=TLS_HANDSHAKE_SECONDS,
+                    ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
+                )
+                service.counters.tls_handshakes += 1
+            else:
+                await loop.connect_accepted_socket(lambda: session, sock)
+        except BaseException as error:
+            # Neither connection_made nor connection_lost was called: nobody else closes it.
+            sock.close()
+            service.sessions.discard(session)
+            self._look_idle()
+            if implicit:
+                service.counters.tls_failures += 1
+            if not isinstance(error, (OSError, asyncio.CancelledError)):
+                service.logger.exception("connection failed", extra={"session": session.id})
+            return
+        try:
+            await session.run()
+        finally:
+            self._look_idle()
+
+    def _trace(self, session: Session) -> Trace | None:
+        logger = self._service.logger
+        if not logger.isEnabledFor(logging.DEBUG):
+            return None
+
+        def trace(side: str, octets: bytes) -> None:
+            text = octets.decode("utf-8", "backslashreplace").rstrip("\r\n")
+            for line in text.split("\r\n"):
+                logger.debug("%s: %s", side, line, extra={"session": session.id})
+
+        return trace
+
+    # --- out --------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Say 421 to idle sessions now, and to the others after their transaction."""
+        self._service.ending = True
+        self._service.draining.set()
+        for session in list(self._service.sessions):
+            session.core.last_call = replies.SHUTTING_DOWN
+            if not session.core.in_transaction:
+                session.wake()
+
+    def retire(self) -> None:
+        """Say 421 to each session at its next command outside a transaction."""
+        self._service.retiring = True
+        self._service.ending = True
+        for session in self._service.sessions:
+            session.core.last_call = replies.SHUTTING_DOWN
+
+    def abort_transactions(self) -> None:
+        """The drain's deadline: 421 to all; a message that still arrives gets no 250."""
+        self._service.aborting = True
+        self._service.ending = True
+        self._service.draining.set()
+        for session in list(self._service.sessions):
+            session.wake()
+
+    def abort(self) -> None:
+        """End every session at once, without a word."""
+        loop = asyncio.get_running_loop()
+        for session in list(self._service.sessions):
+            session.abort()
+            if session.task is not None:
+                # In the next turn: a task that is cancelled before its first step never runs,
+                # and nobody else would close the socket it was given.
+                loop.call_soon(session.task.cancel)
+
+    async def wait_closed(self) -> None:
+        """Wait until there is no session."""
+        while self._service.sessions:
+            waiter = asyncio.get_running_loop().create_future()
+            self._idle.append(waiter)
+            await waiter
+
+    def _look_idle(self) -> None:
+        if not self._service.sessions and self._idle:
+            waiters, self._idle = self._idle, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def sweep(self) -> None:
+        """Look at the deadlines of all sessions, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = loop.time()
+            for session in list(self._service.sessions):
+                if session.deadline < now:
+                    session.expire()
+
+
+def _client(address: object) -> tuple[IPAddress | None, int]:
+    """Return the client's address and port; an IPv4-mapped address is IPv4."""
+    if not isinstance(address, tuple):
+        return None, 0
+    return _parsed(address[0]), address[1]
+
+
+@lru_cache(maxsize=4096)
+def _parsed(host: str) -> IPAddress:
+    # Clients come back: 4,096 of them need no second parse.
+    address = ip_address(host.partition("%")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _turn_away(sock: socket.socket, listener: Listener) -> None:
+    """Say 421 and close; before a TLS handshake there is nothing to say."""
+    with sock, contextlib.suppress(OSError):
+        if listener.tls != "implicit":
+            sock.send(replies.TOO_MANY_SESSIONS.octets(extended=False))
+            sock.shutdown(socket.SHUT_WR)
