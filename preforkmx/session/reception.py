@@ -8,6 +8,7 @@ import logging
 import socket
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+from math import inf
 from typing import TYPE_CHECKING
 
 from preforkmx.model import IPAddress, Peer
@@ -72,6 +73,8 @@ class Reception:
         service = self._service
         try:
             if implicit:
+                # The handshake's own timeout comes first; this one needs nothing of the transport.
+                session.deadline = loop.time() + TLS_HANDSHAKE_SECONDS + TLS_SHUTDOWN_SECONDS
                 await loop.connect_accepted_socket(
                     lambda: session,
                     sock,
@@ -79,6 +82,7 @@ class Reception:
                     ssl_handshake_timeout=TLS_HANDSHAKE_SECONDS,
                     ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
                 )
+                session.deadline = inf
                 service.counters.tls_handshakes += 1
             else:
                 await loop.connect_accepted_socket(lambda: session, sock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ from preforkmx.session.incoming import NoMessage
 from preforkmx.session.record import Record, verdict
 
 if TYPE_CHECKING:
+    import ssl
+
     from preforkmx.protocol.core import Core
     from preforkmx.protocol.events import Event
     from preforkmx.protocol.replies import Reply
@@ -375,18 +378,7 @@ class Session(HookedWire):
         self.flush()
         # Before the handshake: decrypted octets may arrive before start_tls returns.
         self.core.tls_started()
-        try:
-            transport = await self._loop.start_tls(
-                self.transport,
-                self,
-                service.tls,
-                server_side=True,
-                ssl_handshake_timeout=TLS_HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
-            )
-        except (TimeoutError, OSError) as error:
-            transport = None
-            self.error = error
+        transport = await self._shake_hands(self.transport, service.tls)
         if transport is None:
             service.counters.tls_failures += 1
             self.error = self.error or ConnectionLost("the client closed during its handshake")
@@ -404,6 +396,35 @@ class Session(HookedWire):
             helo_name="", protocol="", username=None, tls=self._tls_info()
         )
         return True
+
+    async def _shake_hands(
+        self, transport: asyncio.Transport, context: ssl.SSLContext
+    ) -> asyncio.Transport | None:
+        """Return the encrypted transport, or None: `error` may say why."""
+        if transport.is_closing():
+            # The client left behind its STARTTLS, and start_tls would wait for it for ever.
+            return None
+        self.expired = False
+        # The handshake's own timeout comes first; this one needs nothing of the transport.
+        self.deadline = self.now() + TLS_HANDSHAKE_SECONDS + TLS_SHUTDOWN_SECONDS
+        try:
+            return await self._loop.start_tls(
+                transport,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=TLS_HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
+            )
+        except OSError as error:
+            self.error = error
+        except asyncio.CancelledError as error:
+            if not self.timed_out(error):
+                raise
+            self.error = TimeoutError("the handshake did not end")
+        finally:
+            self.deadline = inf
+        return None
 
     def _tls_info(self) -> TLSInfo | None:
         assert self.transport is not None

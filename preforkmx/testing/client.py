@@ -150,9 +150,14 @@ class Client:
             return await self.reader.read()
 
     def reset(self) -> None:
-        """Break the connection with a reset (RST): whatever is on its way is lost."""
-        sock: socket.socket = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        """Break the connection with a reset (RST): whatever is on its way is lost.
+
+        Where the server has closed already it only closes.
+        """
+        sock: socket.socket | None = self.writer.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
     async def close(self) -> None:

@@ -163,3 +163,30 @@ def test_the_reply_to_a_message_names_its_id():
 
 def test_a_verified_mailbox_stands_in_angle_brackets():
     assert replies.verified("a@example.com").octets(extended=False) == b"250 <a@example.com>\r\n"
+
+
+def test_a_reply_can_be_made_the_last_one():
+    assert Reply(552, "Big", "ger", enhanced=(5, 3, 4)).closing() == Reply(
+        552, "Big", "ger", enhanced=(5, 3, 4), close=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "enhanced"),
+    [
+        ("SHUTTING_DOWN", 421, (4, 3, 2)),
+        ("TIMED_OUT", 421, (4, 4, 2)),
+        ("SESSION_TOO_LONG", 421, (4, 4, 2)),
+        ("TOO_MANY_SESSIONS", 421, (4, 3, 2)),
+        ("INTERNAL_ERROR", 421, (4, 3, 0)),
+        ("NOT_DELIVERED", 451, (4, 3, 0)),
+        ("DELIVERY_TIMEOUT", 451, (4, 3, 0)),
+        ("HOOK_TIMEOUT", 451, (4, 3, 0)),
+        ("TLS_UNAVAILABLE", 454, (4, 7, 0)),
+        ("TOO_MANY_RECIPIENTS", 452, (4, 5, 3)),
+        ("TOO_MANY_ERRORS", 421, (4, 7, 0)),
+        ("TOO_MANY_AUTH_FAILURES", 421, (4, 7, 0)),
+    ],
+)
+def test_what_may_be_different_next_time_is_no_permanent_error(name, code, enhanced):
+    assert (CATALOGUE[name].code, CATALOGUE[name].enhanced) == (code, enhanced)

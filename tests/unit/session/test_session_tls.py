@@ -264,6 +264,41 @@ def test_a_client_that_resets_around_starttls_leaves_nothing_in_the_log(
     assert len(recorder.of("disconnect")) == 20
 
 
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_client_that_left_before_its_starttls_is_read_does_not_leave_a_session(
+    run, recorder, server_tls, how, until
+):
+    asking, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(ctx, peer, name):
+        asking.set()
+        await go_on.wait()
+
+    async def test():
+        async with running(server) as address:
+            async with await Client.connect(address) as client:
+                await client.reply()
+                await client.send(b"EHLO x\r\nSTARTTLS\r\n")
+                await asking.wait()
+                (session,) = server._service.sessions
+                if how == "reset":
+                    client.reset()
+                    await until(lambda: session.lost)
+                else:
+                    await client.close()
+                    await until(lambda: session.core.eof)
+            go_on.set()
+            async with asyncio.timeout(10):
+                await server.wait_closed()
+
+    server = Server(tls=server_tls)
+    server.use(Middleware(check_helo=slow), recorder)
+    run(test())
+    (call,) = recorder.of("disconnect")
+    assert call.arguments[0] is not None
+    assert server.counters.tls_failures == 1
+
+
 # --- what TLS is ------------------------------------------------------------------------------------
 
 
