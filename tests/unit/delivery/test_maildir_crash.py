@@ -12,6 +12,10 @@ from maildirs import BODY, PEER, envelope, in_child
 
 from preforkmx.context import Context
 
+# Python 3.12 and later warn about a fork beside threads (those of xdist): these children only
+# use threads that they start themselves.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
 CALLS = ("mkdir", "open", "write", "fsync", "close", "link", "rename")
 
 

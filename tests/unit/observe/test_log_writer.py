@@ -10,6 +10,9 @@ import pytest
 
 from preforkmx.observe.log import LogWriter
 
+# Python 3.12 and later warn about a fork beside threads; what a child may do then is tested here.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
 F_SETPIPE_SZ = 1031
 
 

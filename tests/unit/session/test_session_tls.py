@@ -299,6 +299,29 @@ def test_a_client_that_left_before_its_starttls_is_read_does_not_leave_a_session
     assert server.counters.tls_failures == 1
 
 
+def test_a_handshake_that_its_transport_never_ends_is_ended_by_its_session(
+    recorder, server_tls, monkeypatch, sweep_fast
+):
+    async def never(*arguments, **options):
+        await asyncio.Event().wait()
+
+    # uvloop's loop cannot be patched; the wait is the session's, and the same on both.
+    monkeypatch.setattr("asyncio.base_events.BaseEventLoop.start_tls", never)
+    for name in ("TLS_HANDSHAKE_SECONDS", "TLS_SHUTDOWN_SECONDS"):
+        monkeypatch.setattr(f"preforkmx.session.session.{name}", 0.02)
+
+    async def test():
+        async with running(server) as address, await Client.connect(address) as client:
+            await client.hello()
+            assert (await client.command("STARTTLS")).code == 220
+            assert await client.rest() == b""
+
+    server = Server(tls=server_tls, handler=recorder)
+    asyncio.run(test())
+    (call,) = recorder.of("disconnect")
+    assert isinstance(call.arguments[0], TimeoutError)
+
+
 # --- what TLS is ------------------------------------------------------------------------------------
 
 
