@@ -143,6 +143,11 @@ class Core:
         """The client will send no more."""
         self._eof = True
 
+    @property
+    def unsent(self) -> bool:
+        """There is output to take."""
+        return bool(self._output)
+
     def take_output(self) -> bytes:
         """Return, and forget, the octets to send."""
         output = self._output

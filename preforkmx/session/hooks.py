@@ -34,7 +34,7 @@ class HookedWire(Wire):
     def __init__(
         self, service: Service, core: Core, peer: Peer, loop: asyncio.AbstractEventLoop
     ) -> None:
-        super().__init__(core, loop)
+        super().__init__(core, loop, service.outbox)
         self.service = service
         self.peer = peer
         self.id = f"{service.id_prefix}{next(service.ids):x}"

@@ -10,6 +10,7 @@ from preforkmx.context import Context, Signal
 from preforkmx.errors import SMTPError
 from preforkmx.middleware.chain import Chain
 from preforkmx.observe.counters import Counters
+from preforkmx.session.wire import Outbox
 
 if TYPE_CHECKING:
     import logging
@@ -56,6 +57,7 @@ class Service:
     aborting: bool = False
     """The drain deadline: messages that still arrive are given up."""
     sessions: set[Session] = field(default_factory=set)
+    outbox: Outbox = field(default_factory=Outbox)
     in_data: int = 0
     ids: count[int] = field(default_factory=lambda: count(1))
     id_prefix: str = ""

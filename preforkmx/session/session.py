@@ -160,7 +160,7 @@ class Session(HookedWire):
             event = core.next_event()
             kind = type(event)
             if kind is NeedData:
-                self.flush()
+                self.flush_soon()
                 self.deadline = self._loop.time() + service.command_timeout
                 return not self._writing_paused
             if kind is Mail and not chain.check_sender:
@@ -354,8 +354,7 @@ class Session(HookedWire):
         service = self.service
         assert self.envelope is not None
         self.core.accept()
-        # Now: a handler may have much to do before it reads.
-        self.flush()
+        self.flush_soon()
         service.in_data += 1
         try:
             await handle_message(self, self.envelope)
