@@ -38,7 +38,7 @@ class Preforkmx(Server):
     def command(self) -> list[str]:
         lines = [
             'hostname = "mx.bench.example"',
-            'domains = ["bench.example"]',
+            'domains = ["*"]',
             "[workers]",
             f"count = {self.workers}",
             "drain_seconds = 5",
