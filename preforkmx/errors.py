@@ -29,8 +29,8 @@ class SMTPError(PreforkmxError):
     """A reply for the client, raised by a hook or a delivery handler.
 
     :param code: the reply code, 400 to 599 (RFC 5321 section 4.2).
-    :param message: the text; a line break in it makes a reply of several lines, every other
-        control character becomes a space.
+    :param message: the text. Control characters, line breaks among them, become spaces, so that
+        nothing in it can make one reply two; a long text goes over several lines.
     :param enhanced: the enhanced status code of RFC 3463 as three numbers; ``None`` means
         x.0.0 of the code's class. It is sent to clients that greeted with EHLO (RFC 2034).
     :param close: close the session after the reply; 421 always does (RFC 5321 section 3.8).
