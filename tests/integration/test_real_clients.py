@@ -22,8 +22,8 @@ address = "127.0.0.1:0"
 tls = "implicit"
 """
 
-# A whole run has 5000 messages; CI's is shorter. PREFORKMX_TEST_MESSAGES=5000 is the whole.
-MESSAGES = int(os.environ.get("PREFORKMX_TEST_MESSAGES", "1500"))
+# A whole run has 5000 messages; CI's is shorter. TEST_MESSAGES=5000 is the whole.
+MESSAGES = int(os.environ.get("TEST_MESSAGES", "1500"))
 
 
 @pytest.fixture(scope="module")

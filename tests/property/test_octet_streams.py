@@ -1,5 +1,5 @@
 """Random and mutated octet streams neither crash nor hang the core, nor make it hold more than
-its bound. ``PREFORKMX_FUZZ_STREAMS`` says how many; scripts/fuzz goes on for as long as one likes.
+its bound. ``TEST_FUZZ_STREAMS`` says how many; scripts/fuzz goes on for as long as one likes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import pytest
 import streams
 
-COUNT = int(os.environ.get("PREFORKMX_FUZZ_STREAMS", "16000"))
+COUNT = int(os.environ.get("TEST_FUZZ_STREAMS", "16000"))
 BATCHES = 8
 
 
