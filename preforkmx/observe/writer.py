@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: Seconds that the thread waits after the first line for more to write with it: under load
-#: 50 wake-ups a second, and none while nothing is logged.
-_NAP = 0.02
+#: 10 wake-ups a second, and none while nothing is logged.
+_NAP = 0.1
 #: Seconds that one wait for room in the descriptor takes at most.
 _PATIENCE = 0.25
 #: What Linux writes to a pipe in one piece, so that the lines of several processes never mix
