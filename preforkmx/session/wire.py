@@ -145,11 +145,6 @@ class Wire(asyncio.Protocol):
             if not waiter.done():
                 waiter.set_result(None)
 
-    @property
-    def waiting(self) -> bool:
-        """The session waits for its client."""
-        return self._waiter is not None
-
     def flush(self) -> None:
         """Hand the core's output to the transport."""
         output = self.core.take_output()
