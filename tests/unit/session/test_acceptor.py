@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
@@ -52,8 +53,9 @@ EXHAUSTED = textwrap.dedent(
             for fd in hoard:
                 os.close(fd)
             print(spent, Count.records, flush=True)
-            while server.counters.connections < 3 or server.sessions:
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(20):
+                while server.counters.connections < 3 or server.sessions:
+                    await asyncio.sleep(0.01)
 
     with asyncio.Runner(loop_factory=getattr(sys.modules[sys.argv[1]], "new_event_loop")) as runner:
         runner.run(main())
@@ -70,7 +72,8 @@ def test_without_a_free_descriptor_accepting_rests_and_the_queue_is_served_after
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    with child:
+    with child, contextlib.ExitStack() as cleanup:
+        cleanup.callback(child.kill)
         port = int(child.stdout.readline())
         clients = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(3)]
         child.stdin.write("\n")
