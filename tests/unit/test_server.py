@@ -574,6 +574,18 @@ def test_the_log_says_how_a_session_ended(run, recorder, ended, commands):
     assert ("event=refused" in lines[0]) == (ended == "refused")
 
 
+def test_the_log_says_that_a_session_ended_at_its_handshake(run, server_tls):
+    async def dialogue(client):
+        await client.hello()
+        await client.command("STARTTLS")
+        await client.send(b"rubbish\r\n")
+        await client.reader.read()
+
+    lines, log = access_log()
+    converse(run, Server(access_log=log, tls=server_tls), dialogue)
+    assert "ended=tls" in lines[-1]
+
+
 def test_at_debug_level_the_logger_gets_the_dialogue_without_credentials(run, caplog):
     logger = logging.getLogger("preforkmx.test.dialogue")
     caplog.set_level(logging.DEBUG, logger=logger.name)
