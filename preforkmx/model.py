@@ -6,8 +6,24 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
 
+from preforkmx.protocol.dsn import DSN, RecipientDSN
+from preforkmx.protocol.proxy import ProxyInfo, ProxyTLS
+
 if TYPE_CHECKING:
     from preforkmx.body import MessageStream
+    from preforkmx.errors import SMTPError
+
+__all__ = [
+    "DSN",
+    "Envelope",
+    "IPAddress",
+    "Peer",
+    "ProxyInfo",
+    "ProxyTLS",
+    "RecipientDSN",
+    "TLSInfo",
+    "Verification",
+]
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -47,11 +63,26 @@ class Peer(NamedTuple):
     helo_name: str = ""
     """The argument of HELO or EHLO; ``""`` before it."""
     protocol: str = ""
-    """How mail arrives, in the words of RFC 3848: SMTP, ESMTP, ESMTPS, ESMTPA, ESMTPSA."""
+    """How mail arrives, in the words of RFC 3848: SMTP; ESMTP, ESMTPS, ESMTPA, ESMTPSA; LMTP,
+    LMTPS, LMTPA, LMTPSA; and of RFC 6531 where a transaction uses SMTPUTF8 (:attr:`Envelope`
+    knows)."""
     tls: TLSInfo | None = None
     """The TLS layer; ``None`` in plain text."""
     username: str | None = None
     """Who authenticated with AUTH; ``None`` before."""
+    proxy: ProxyInfo | None = None
+    """What the PROXY header said; ``None`` on a listener without."""
+    name: str | None = None
+    """The client's name, where XCLIENT told it."""
+    server_address: IPAddress | None = None
+    """The address that the client connected to, where PROXY or XCLIENT told it."""
+    server_port: int = 0
+    """The port that the client connected to; 0: not told."""
+
+    @property
+    def is_health_check(self) -> bool:
+        """A balancer's own connection (PROXY ``LOCAL``): no limit, list or greylist is for it."""
+        return self.proxy is not None and self.proxy.local
 
     @property
     def host(self) -> str:
@@ -78,4 +109,29 @@ class Envelope:
     size: int | None = None
     """What the client declared with SIZE (RFC 1870), in octets."""
     body: str = "7BIT"
-    """``"7BIT"`` or ``"8BITMIME"`` (RFC 6152)."""
+    """``"7BIT"``, ``"8BITMIME"`` (RFC 6152) or ``"BINARYMIME"`` (RFC 3030)."""
+    auth: str | None = None
+    """AUTH on MAIL (RFC 4954 section 5): who first submitted the message, ``""`` for ``<>``.
+    ``None``: not said. From a client that did not authenticate it is ``""``, whatever it said."""
+    smtputf8: bool = False
+    """The client asked for SMTPUTF8 (RFC 6531): addresses and headers may hold UTF-8."""
+    require_tls: bool = False
+    """The client asked for REQUIRETLS (RFC 8689): send the message on under TLS or not at all."""
+    dsn: DSN | None = None
+    """What the client asked about notifications (RFC 3461); ``None``: nothing."""
+    rejections: dict[int, SMTPError] = field(default_factory=dict)
+    """What :meth:`reject_recipient` recorded, by index."""
+
+    def reject_recipient(self, index: int, error: SMTPError) -> None:
+        """Refuse the message for one recipient, while others have it.
+
+        LMTP answers each recipient (RFC 2033 section 4.2). SMTP has one answer for all: where
+        a rejection is 4xx the message is answered with it, and comes again for everybody;
+        where all are 5xx it is answered with one that names the refused recipients.
+
+        :param index: in :attr:`recipients`.
+        :raises IndexError: there is no such recipient.
+        """
+        if not 0 <= index < len(self.recipients):
+            raise IndexError(f"there is no recipient {index}")
+        self.rejections[index] = error

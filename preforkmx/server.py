@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from preforkmx.context import Context, Signal
 from preforkmx.middleware.base import Middleware
@@ -99,7 +99,7 @@ class Server:
         self._sockets: list[socket.socket] = []
         self._acceptors: list[Acceptor] = []
         self._stack: contextlib.AsyncExitStack | None = None
-        self._limits = {
+        self._limits: dict[str, Any] = {
             "message_size": message_size,
             "recipients": recipients,
             "errors": errors,

@@ -24,6 +24,9 @@ DisconnectHook = Callable[[Context, Peer, BaseException | None], Awaitable[None]
 Lifespan = Callable[[], AbstractAsyncContextManager[object]]
 """Entered once in each worker's loop before it accepts, left when it stops."""
 
+PROMISES = frozenset({"BINARYMIME", "DSN", "REQUIRETLS", "SMTPUTF8"})
+"""Extensions that promise something for the message's way after this server."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Middleware:
@@ -34,6 +37,8 @@ class Middleware:
     returns a :class:`~preforkmx.context.Context` to replace the session's, or None.
 
     :param name: what the log calls this middleware when it gives a verdict.
+    :param extensions: of a delivery: those of :data:`PROMISES` whose promise it can keep; the
+        server offers no other, whatever it is told. None: all that the server is told.
     """
 
     check_connection: PeerHook | None = None
@@ -47,9 +52,10 @@ class Middleware:
     disconnect: DisconnectHook | None = None
     lifespan: Lifespan | None = None
     name: str = ""
+    extensions: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             hook = getattr(self, field.name)
-            if field.name != "name" and hook is not None and not callable(hook):
+            if field.name not in ("name", "extensions") and hook is not None and not callable(hook):
                 raise TypeError(f"Middleware({field.name}=…) takes a function, not {hook!r}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from preforkmx.protocol.dsn import RecipientDSN
     from preforkmx.protocol.parameters import MailParameters
     from preforkmx.protocol.replies import Reply
 
@@ -59,6 +60,8 @@ class Rcpt:
     """RCPT with its forward path."""
 
     path: str
+    dsn: RecipientDSN | None = None
+    """What it asked about notifications (RFC 3461)."""
 
 
 @dataclass(slots=True)

@@ -22,7 +22,17 @@ class MailParameters:
     size: int | None = None
     """SIZE (RFC 1870): the message's declared size in octets."""
     body: str = "7BIT"
-    """BODY (RFC 6152): ``7BIT`` or ``8BITMIME``."""
+    """BODY: ``7BIT``, ``8BITMIME`` (RFC 6152) or ``BINARYMIME`` (RFC 3030)."""
+    auth: str | None = None
+    """AUTH (RFC 4954 section 5), decoded: ``""`` for ``<>``; None: not said."""
+    smtputf8: bool = False
+    """SMTPUTF8 (RFC 6531)."""
+    require_tls: bool = False
+    """REQUIRETLS (RFC 8689)."""
+    ret: str | None = None
+    """RET (RFC 3461 section 4.3): ``FULL`` or ``HDRS``."""
+    envid: str | None = None
+    """ENVID (RFC 3461 section 4.4), decoded."""
 
 
 NO_PARAMETERS = MailParameters()

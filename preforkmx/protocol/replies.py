@@ -146,6 +146,14 @@ NOT_IN_TRANSACTION = Reply(503, "Not during a mail transaction", enhanced=(5, 5,
 NO_VALID_RECIPIENTS = Reply(554, "No valid recipients", enhanced=(5, 5, 1))
 ALREADY_TLS = Reply(503, "TLS is active already", enhanced=(5, 5, 1))
 ALREADY_AUTHENTICATED = Reply(503, "Authenticated already", enhanced=(5, 5, 1))
+CHUNKS_BEGAN = Reply(503, "BDAT began this message, and ends it", enhanced=(5, 5, 1))
+BINARY_NEEDS_CHUNKS = Reply(503, "BODY=BINARYMIME needs BDAT", enhanced=(5, 5, 1))
+LMTP_NO_RECIPIENTS = Reply(503, "No valid recipients", enhanced=(5, 5, 1))
+SEND_LHLO = Reply(500, "This is LMTP: send LHLO", enhanced=(5, 5, 1))
+SEND_EHLO = Reply(500, "This is SMTP: send EHLO or HELO", enhanced=(5, 5, 1))
+SENT_TOO_EARLY = Reply(
+    554, "You sent more before you had the answer", enhanced=(5, 5, 0), close=True
+)
 
 # --- syntax ------------------------------------------------------------------------------
 
@@ -170,6 +178,11 @@ RECIPIENT_NOT_ASCII = Reply(553, "Non-ASCII recipient not accepted", enhanced=(5
 BAD_PARAMETER = Reply(501, "Bad parameter syntax", enhanced=(5, 5, 4))
 UNKNOWN_PARAMETER = Reply(555, "Parameter not recognized", enhanced=(5, 5, 4))
 NOT_IMPLEMENTED = Reply(502, "Command not implemented", enhanced=(5, 5, 1))
+NOT_UTF8 = Reply(501, "Not valid UTF-8", enhanced=(5, 5, 2))
+VRFY_NEEDS_UTF8 = Reply(252, "The answer needs SMTPUTF8 (RFC 6531)", enhanced=(2, 6, 8))
+BDAT_SYNTAX = Reply(501, "Syntax: BDAT size [LAST]", enhanced=(5, 5, 4), close=True)
+XCLIENT_SYNTAX = Reply(501, "Syntax: XCLIENT attribute=value ...", enhanced=(5, 5, 4))
+XCLIENT_NOT_FOR_YOU = Reply(550, "XCLIENT is not for you", enhanced=(5, 7, 1))
 
 # --- AUTH (RFC 4954 section 4 and 6) --------------------------------------------------------
 
@@ -192,6 +205,12 @@ BARE_NEWLINE = Reply(
 )
 TOO_MANY_ERRORS = Reply(421, "Too many errors", enhanced=(4, 7, 0))
 TOO_MANY_AUTH_FAILURES = Reply(421, "Too many failed authentications", enhanced=(4, 7, 0))
+TOO_MANY_COMMANDS = Reply(421, "Too many commands without a message", enhanced=(4, 7, 0))
+TOO_MANY_TRANSACTIONS = Reply(421, "Too many transactions in one session", enhanced=(4, 7, 0))
+TOO_MANY_HOPS = Reply(
+    554, "Too many Received headers: this message is going in circles", enhanced=(5, 4, 6)
+)
+TOO_SLOW = Reply(421, "Your message comes too slowly", enhanced=(4, 4, 2))
 
 # --- the end of a session (RFC 5321 section 3.8) ----------------------------------------------
 
@@ -220,6 +239,11 @@ def hello(hostname: str, *keywords: str) -> Reply:
 def queued(envelope_id: str) -> Reply:
     """250 after the message: from here on the server is responsible for it."""
     return Reply(250, f"Ok: queued as {envelope_id}", enhanced=(2, 0, 0))
+
+
+def chunk_taken(size: int) -> Reply:
+    """250 after a chunk that is not the last (RFC 3030 section 2)."""
+    return Reply(250, f"{size} octets received", enhanced=(2, 0, 0))
 
 
 def verified(mailbox: str) -> Reply:

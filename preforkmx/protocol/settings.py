@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from preforkmx.protocol import replies
 from preforkmx.protocol.extensions import keywords
@@ -31,6 +31,29 @@ class Settings:
     """There is somebody to ask: AUTH is offered where it may be used."""
     allow_insecure_auth: bool = False
     """AUTH may be used in plain text too."""
+    lmtp: bool = False
+    """LMTP (RFC 2033) instead of SMTP."""
+    chunking: bool = True
+    """CHUNKING is offered (RFC 3030)."""
+    binarymime: bool = True
+    """BINARYMIME is offered where CHUNKING is (RFC 3030 section 3)."""
+    smtputf8: bool = False
+    """SMTPUTF8 is offered (RFC 6531)."""
+    dsn: bool = False
+    """DSN is offered (RFC 3461)."""
+    requiretls: bool = False
+    """REQUIRETLS is offered under TLS (RFC 8689)."""
+    bare_newline: Literal["reject", "normalize"] = "reject"
+    """What becomes of a CR or LF that stands alone, in commands and in messages."""
+    hops: int = 100
+    """Received headers of a message; more are a loop: 554 5.4.6 (RFC 5321 section 6.3)."""
+    commands: int = 0
+    """Commands since the last delivered message, accepted MAIL, RCPT, DATA and BDAT not
+    counted; the next one gets 421. 0: no limit."""
+    transactions: int = 0
+    """Accepted MAIL commands of a session; the next one gets 421. 0: no limit."""
+    strict_flights: bool = False
+    """A client that sends on where RFC 2920 makes it wait is refused, and its session ended."""
 
     greeting: Reply = field(init=False)
     """The first reply."""
