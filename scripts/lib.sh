@@ -25,11 +25,20 @@ project_venv() {
     echo "$wish" >"$stamp"
 }
 
-# system_packages PROGRAM=PACKAGE ...: installs Debian's PACKAGE where PROGRAM is missing.
+# present PROBE: whether PROBE is there: a program's name, perl:MODULE, or package:NAME.
+present() {
+    case $1 in
+        perl:*) perl -M"${1#perl:}" -e 1 2>/dev/null ;;
+        package:*) dpkg-query -W -f '${db:Status-Status}' "${1#package:}" 2>/dev/null | grep -qx installed ;;
+        *) PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null ;;
+    esac
+}
+
+# system_packages PROBE=PACKAGE ...: installs Debian's PACKAGE where PROBE is missing.
 system_packages() {
     local pair missing=()
     for pair in "$@"; do
-        PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+        present "${pair%%=*}" || missing+=("${pair#*=}")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -42,5 +51,14 @@ system_packages() {
     if command -v debconf-set-selections >/dev/null; then
         echo "postfix postfix/main_mailer_type select No configuration" | debconf-set-selections
     fi
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || {
+        echo "could not install ${missing[*]} with apt-get" >&2
+        exit 1
+    }
+    for pair in "$@"; do
+        present "${pair%%=*}" || {
+            echo "${pair%%=*} is still missing after the installation of ${pair#*=}" >&2
+            exit 1
+        }
+    done
 }
