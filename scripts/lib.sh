@@ -46,7 +46,7 @@ system_packages() {
         exit 1
     fi
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
+    apt_update
     # Postfix is wanted for its test programs: no configuration, so no service starts.
     if command -v debconf-set-selections >/dev/null; then
         echo "postfix postfix/main_mailer_type select No configuration" | debconf-set-selections
@@ -61,4 +61,56 @@ system_packages() {
             exit 1
         }
     done
+}
+
+# unpacked_packages PACKAGE ...: has the files of Debian's PACKAGE below .venv/peers/PACKAGE, and
+# the libraries that it needs in the system. Nothing of PACKAGE itself is installed: Exim cannot
+# stand beside Postfix, and HAProxy would start a service.
+unpacked_packages() {
+    local package folder library libraries
+    for package in "$@"; do
+        folder=.venv/peers/$package
+        if [ ! -d "$folder" ]; then
+            if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+                echo "$package comes as a Debian package: this needs apt-get and dpkg-deb" >&2
+                exit 1
+            fi
+            apt_update
+            rm -rf "$folder".new
+            mkdir -p "$folder".new
+            (cd "$folder".new && apt-get download -qq -o APT::Sandbox::User=root "$package") &&
+                dpkg-deb -x "$folder".new/*.deb "$folder".new || {
+                echo "could not download and unpack $package" >&2
+                exit 1
+            }
+            # Exim's bit would cost it the environment that the tests give it.
+            find "$folder".new -perm /6000 -type f -exec chmod ug-s {} +
+            mv "$folder".new "$folder"
+        fi
+        libraries=()
+        for library in $(dpkg-deb -f "$folder"/*.deb Depends | tr , '\n' |
+            sed -n 's/^ *\(lib[a-z0-9.+-]*\).*/\1/p'); do
+            libraries+=("package:$library=$library")
+        done
+        system_packages "${libraries[@]}"
+    done
+}
+
+# apt_update: reads Debian's lists of packages, once a run and only as root.
+apt_update() {
+    if [ -z "${APT_UPDATED:-}" ] && [ "$(id -u)" = 0 ]; then
+        apt-get update -qq
+        APT_UPDATED=1
+    fi
+}
+
+# tool_venv NAME REQUIREMENT: has a tool from PyPI in .venv/peers/NAME, away from the project's
+# own packages, whose newest versions it does not take.
+tool_venv() {
+    local folder=.venv/peers/$1
+    [ "$(cat "$folder/.installed" 2>/dev/null)" != "$2" ] || return 0
+    rm -rf "$folder"
+    .venv/bin/python -m venv "$folder"
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$2"
+    echo "$2" >"$folder/.installed"
 }
