@@ -10,7 +10,7 @@ from typing import Any
 from preforkmx.config import values
 from preforkmx.config.kinds import NOT_YET, Kind, meant
 from preforkmx.config.values import BadValue
-from preforkmx.session.listener import split_address
+from preforkmx.session.listener import MAX_UNIX_PATH, split_address
 
 
 @dataclass(frozen=True)
@@ -162,26 +162,36 @@ class SocketFile(_PathOf):
 
 @dataclass(frozen=True)
 class ListenAddress(Kind):
-    """``HOST:PORT``; a unix socket comes later."""
+    """``HOST:PORT``, or ``unix:PATH``; a relative path is in the configuration file's folder."""
 
-    def parse(self, value: Any) -> str:
+    def read(self, value: Any, folder: Path) -> str:
         if not isinstance(value, str):
             hint = f'did you mean "0.0.0.0:{value}"?' if type(value) is int else ""
             raise BadValue(f"must be {self.words}", hint)
         if value.startswith("unix:"):
-            raise BadValue(NOT_YET)
+            return self._unix(value.removeprefix("unix:"), folder)
         try:
             split_address(value)
         except ValueError as error:
-            raise BadValue(f"must be {self.words}", str(error)) from None
+            hint = f'did you mean "unix:{value}"?' if value.startswith("/") else str(error)
+            raise BadValue(f"must be {self.words}", hint) from None
         return value
 
+    def _unix(self, name: str, folder: Path) -> str:
+        if not name or "\0" in name or "\n" in name:
+            raise BadValue(f"must be {self.words}")
+        path = os.path.normpath(folder.absolute() / name)
+        if len(os.fsencode(path)) > MAX_UNIX_PATH:
+            raise BadValue(f"must have a path of at most {MAX_UNIX_PATH} octets (unix(7))")
+        return f"unix:{path}"
+
     def schema(self) -> dict[str, Any]:
-        return {"type": "string", "pattern": r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$"}
+        tcp = r"([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}"
+        return {"type": "string", "pattern": f"^({tcp}|unix:.+)$"}
 
     @property
     def words(self) -> str:
-        return 'an address such as "0.0.0.0:25" or "[::]:25"'
+        return 'an address such as "0.0.0.0:25", "[::]:25" or "unix:/PATH"'
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from preforkmx.config.schema import (
     AnyDelivery,
     AnyMiddleware,
     Config,
+    Extensions,
     Limits,
     ListenerTable,
     Log,
@@ -75,6 +76,7 @@ class Draft:
     listener: dict[int, ListenerTable] = field(default_factory=dict)
     tls: Tls | None = None
     limits: Limits | None = field(default_factory=Limits)
+    extensions: Extensions | None = field(default_factory=Extensions)
     state: State | None = field(default_factory=State)
     middleware: dict[int, AnyMiddleware] = field(default_factory=dict)
     delivery: AnyDelivery | None = None

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from preforkmx.config.certificate import certificate_problems
 from preforkmx.config.problem import Problem
-from preforkmx.config.schema import Greylist, RateLimit
+from preforkmx.config.schema import Greylist, Maildir, RateLimit
 from preforkmx.session.listener import split_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from preforkmx.config.read import Draft
+    from preforkmx.config.schema import ListenerTable
 
 OTHER_FILES = 256
 """File descriptors that a worker needs beside one for each session: listeners, channels, the
@@ -41,25 +42,28 @@ def required(draft: Draft) -> Iterator[Problem]:
 
 
 def given_by_the_app(draft: Draft) -> Iterator[Problem]:
-    """An application has its own handler and its own limits."""
+    """An application has its own handler, its own limits and its own extensions."""
     if draft.circumstances.app:
-        for name in sorted(draft.given & {"delivery", "limits"}):
+        for name in sorted(draft.given & {"delivery", "extensions", "limits"}):
             yield Problem((name,), "belongs to the application that --app names", "leave it out")
 
 
 def distinct_addresses(draft: Draft) -> Iterator[Problem]:
     """Every address is listened on once; port 0 is another port each time."""
-    seen: dict[tuple[object, int], int] = {}
+    seen: dict[tuple[object, ...], str] = {}
+    if draft.admin is not None:
+        control = draft.admin.control
+        for beside in ("", ".store", ".lock", ".db"):
+            path = control.with_name(control.name + beside)
+            seen[f"unix:{path}",] = f"[admin] control has {path.name} already"
     for index, listener in draft.listener.items():
-        host, port = split_address(listener.address)
-        first = seen.setdefault((ip_address(host), port), index)
-        if port and first != index:
-            yield Problem(
-                ("listener", index, "address"),
-                "is listened on twice",
-                f"listener[{first}] has it already",
-                listener.address,
-            )
+        place = _place(listener)
+        taken = seen.get(place)
+        if taken is not None:
+            where = ("listener", index, "address")
+            yield Problem(where, "is listened on twice", taken, listener.address)
+        elif place[-1] != 0:
+            seen[place] = f"listener[{index}] has it already"
 
 
 def loopback(draft: Draft) -> Iterator[Problem]:
@@ -67,6 +71,8 @@ def loopback(draft: Draft) -> Iterator[Problem]:
     if not draft.circumstances.loopback_only:
         return
     for index, listener in draft.listener.items():
+        if _is_unix(listener):
+            continue
         if not ip_address(split_address(listener.address)[0]).is_loopback:
             yield Problem(
                 ("listener", index, "address"),
@@ -74,6 +80,86 @@ def loopback(draft: Draft) -> Iterator[Problem]:
                 "start from `preforkmx config example`",
                 listener.address,
             )
+
+
+def lmtp_ports(draft: Draft) -> Iterator[Problem]:
+    """LMTP is never spoken on the port of SMTP (RFC 2033 section 5)."""
+    for index, listener in draft.listener.items():
+        if listener.protocol == "lmtp" and _place(listener)[-1] == 25:
+            yield Problem(
+                ("listener", index, "protocol"),
+                "must not be on port 25 (RFC 2033 section 5)",
+                "24 is the usual one, or a unix socket",
+                listener.protocol,
+            )
+
+
+def proxies(draft: Draft) -> Iterator[Problem]:
+    """Who is believed is said where it means something, and nowhere else."""
+    for index, listener in draft.listener.items():
+        path = ("listener", index)
+        proxy_from = [str(network) for network in listener.proxy_from]
+        if listener.proxy_protocol and not proxy_from and not _is_unix(listener):
+            yield Problem(
+                (*path, "proxy_protocol"),
+                "needs proxy_from",
+                'whose headers are believed: ["10.0.0.0/8"]',
+                value=True,
+            )
+        if proxy_from and not listener.proxy_protocol:
+            hint = "add proxy_protocol = true, or leave it out"
+            yield Problem((*path, "proxy_from"), "needs proxy_protocol", hint, proxy_from)
+        elif proxy_from and _is_unix(listener):
+            yield Problem(
+                (*path, "proxy_from"),
+                "matches nobody: a client of a unix socket has no address",
+                "leave it out: whoever may connect is believed",
+                proxy_from,
+            )
+        if listener.xclient_from and _is_unix(listener) and not listener.proxy_protocol:
+            yield Problem(
+                (*path, "xclient_from"),
+                "matches nobody: a client of a unix socket has no address",
+                "leave it out, or listen on loopback",
+                [str(network) for network in listener.xclient_from],
+            )
+
+
+def promises(draft: Draft) -> Iterator[Problem]:
+    """What is promised to a sender for its message's way is kept.
+
+    A site's own delivery says what it can keep when it is imported.
+    """
+    if draft.extensions is None or not isinstance(draft.delivery, Maildir):
+        return
+    if draft.circumstances.app:
+        return
+    if draft.extensions.dsn:
+        yield Problem(
+            ("extensions", "dsn"),
+            "cannot be kept by maildir: it sends no notifications",
+            "leave it out",
+            value=True,
+        )
+    if draft.extensions.requiretls:
+        yield Problem(
+            ("extensions", "requiretls"),
+            "cannot be kept by maildir: it marks no message for those that read or forward it",
+            "leave it out",
+            value=True,
+        )
+
+
+def bare_newlines(draft: Draft) -> Iterator[Problem]:
+    """Networks that may send bare newlines are an exception from a refusal."""
+    limits = draft.limits
+    if limits is not None and limits.normalize_from and limits.bare_newline == "normalize":
+        yield Problem(
+            ("limits", "normalize_from"),
+            "changes nothing",
+            'bare_newline = "normalize" is for everybody',
+            [str(network) for network in limits.normalize_from],
+        )
 
 
 def tls_for_listeners(draft: Draft) -> Iterator[Problem]:
@@ -138,6 +224,10 @@ RULES: tuple[Callable[[Draft], Iterable[Problem]], ...] = (
     given_by_the_app,
     distinct_addresses,
     loopback,
+    lmtp_ports,
+    proxies,
+    promises,
+    bare_newlines,
     tls_for_listeners,
     certificate,
     open_files,
@@ -145,3 +235,15 @@ RULES: tuple[Callable[[Draft], Iterable[Problem]], ...] = (
     greylist_times,
 )
 """Every rule; their order does not matter."""
+
+
+def _is_unix(listener: ListenerTable) -> bool:
+    return listener.address.startswith("unix:")
+
+
+def _place(listener: ListenerTable) -> tuple[object, ...]:
+    """Return what two spellings of one address have in common."""
+    if _is_unix(listener):
+        return (listener.address,)
+    host, port = split_address(listener.address)
+    return ip_address(host), port

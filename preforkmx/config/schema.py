@@ -84,16 +84,17 @@ class Workers(Table):
 class ListenerTable(Table):
     """One address that takes mail. There may be many."""
 
-    later = frozenset({"proxy_protocol", "proxy_from", "xclient_from"})
-
     address: Annotated[str, ListenAddress()] = Field(
         description="IP address and port; an IPv6 address stands in brackets. `0.0.0.0` is every "
         "IPv4 address and `[::]` every IPv6 one (and no IPv4 one). Port 0 is any free port; "
-        "`preforkmx status` shows which.",
+        "`preforkmx status` shows which. Or `unix:` and the path of a socket: it has mode 0666, "
+        "so whoever may enter its folder may connect; the folder is made if it is missing.",
         examples=["0.0.0.0:25"],
     )
-    protocol: Annotated[Literal["smtp"], Choice(("smtp",), later=("lmtp",))] = Field(
-        default="smtp", description="What is spoken on it."
+    protocol: Annotated[Literal["smtp", "lmtp"], Choice(("smtp", "lmtp"))] = Field(
+        default="smtp",
+        description='What is spoken on it: `"smtp"`, or `"lmtp"` (RFC 2033: one reply for each '
+        "recipient), for a mail server in front of this one; never on port 25.",
     )
     tls: Annotated[
         Literal["starttls", "implicit", "off"], Choice(("starttls", "implicit", "off"))
@@ -106,6 +107,24 @@ class ListenerTable(Table):
         default=1024,
         description="The length of the queue of connections that no worker has taken yet; the "
         "kernel caps it at net.core.somaxconn.",
+    )
+    proxy_protocol: Annotated[bool, Flag()] = Field(
+        default=False,
+        description="Each connection begins with a PROXY header, version 1 or 2, in front of any "
+        "TLS; the client is whom it names. A connection without one is closed.",
+        examples=[True],
+    )
+    proxy_from: Annotated[tuple[Network, ...], Networks()] = Field(
+        default=(),
+        description="The proxies whose headers are believed; others are closed. Required with "
+        "`proxy_protocol`, but for a unix socket: there it is everybody who may connect.",
+        examples=[["10.0.0.0/8"]],
+    )
+    xclient_from: Annotated[tuple[Network, ...], Networks()] = Field(
+        default=(),
+        description="The clients that may use XCLIENT; behind a proxy the address that its header "
+        "names counts.",
+        examples=[["192.0.2.10"]],
     )
 
 
@@ -151,10 +170,74 @@ class Limits(Table):
         default=3,
         description="Failed AUTH commands in one session; at that many it is closed with 421.",
     )
-    bare_newline: Annotated[Literal["reject"], Choice(("reject",), later=("normalize",))] = Field(
-        default="reject",
-        description="What happens to a message with a CR or LF that stands alone: it is refused "
-        "with 550 5.5.2, because two mail servers may read it as different messages.",
+    bare_newline: Annotated[Literal["reject", "normalize"], Choice(("reject", "normalize"))] = (
+        Field(
+            default="reject",
+            description="What happens to a CR or LF that stands alone, in commands and messages: "
+            '`"reject"` refuses it (a message with 550 5.5.2), because two mail servers may read '
+            'it as different messages; `"normalize"` makes a CRLF of it. Only CRLF `.` CRLF ever '
+            "ends a message.",
+        )
+    )
+    normalize_from: Annotated[tuple[Network, ...], Networks()] = Field(
+        default=(),
+        description="Networks whose clients get `normalize` although the others get `reject`.",
+        examples=[["192.0.2.0/24"]],
+    )
+    hops: Annotated[int, Integer(1, 10_000)] = Field(
+        default=100,
+        description="Received headers of a message; one with more is in a loop, and refused with "
+        "554 5.4.6.",
+    )
+    commands: Annotated[int, Integer(0, 1_000_000)] = Field(
+        default=2000,
+        description="Commands since the last delivered message, accepted MAIL, RCPT, DATA and "
+        "BDAT not counted; beyond them the session is closed with 421. 0 is no limit.",
+    )
+    transactions: Annotated[int, Integer(0, 1_000_000)] = Field(
+        default=0,
+        description="Accepted MAIL commands in one session; beyond them it is closed with 421. 0 "
+        "is no limit.",
+    )
+    strict_flights: Annotated[bool, Flag()] = Field(
+        default=True,
+        description="A client that sends on where it must wait for a reply (after EHLO, DATA, "
+        "STARTTLS, AUTH and others; RFC 2920 section 3.1) is refused with 554 5.5.0, and its "
+        "session closed.",
+    )
+    greeting_delay: Annotated[float, Duration(0.0, 60.0)] = Field(
+        default=0.0,
+        description="How long the greeting waits for a client that talks first: it gets 554 "
+        '5.5.0 instead, and is closed. `"0s"` is off.',
+    )
+    minimum_rate: Annotated[int, Integer(0, 1_000_000)] = Field(
+        default=500,
+        description="Octets a second that a client must send, over each minute in which this "
+        "server waits for its message; a slower one is closed with 421. 0 is off.",
+    )
+
+
+class Extensions(Table):
+    """The extensions of SMTP that are offered, where a listener and a client may have them.
+
+    SMTPUTF8 and BINARYMIME are offered only where the delivery can keep their promise.
+    """
+
+    smtputf8: Annotated[bool, Flag()] = Field(
+        default=True, description="SMTPUTF8 (RFC 6531): addresses and headers in UTF-8."
+    )
+    dsn: Annotated[bool, Flag()] = Field(
+        default=False,
+        description="DSN (RFC 3461): the sender says which notifications it wants. Only for a "
+        "delivery that sends them, or passes the wish on: `maildir` does neither.",
+    )
+    chunking: Annotated[bool, Flag()] = Field(
+        default=True, description="CHUNKING and BINARYMIME (RFC 3030): BDAT."
+    )
+    requiretls: Annotated[bool, Flag()] = Field(
+        default=False,
+        description="REQUIRETLS (RFC 8689), under TLS: the message goes on over verified TLS or "
+        "not at all. Only for a delivery that sees to it: `maildir` does not.",
     )
 
 
@@ -398,7 +481,7 @@ AnyDelivery = Annotated[
 class Config(Table):
     """The whole configuration."""
 
-    later = frozenset({"extensions", "dns"})
+    later = frozenset({"dns"})
 
     hostname: Annotated[str | None, HostName()] = Field(
         default=None,
@@ -419,6 +502,9 @@ class Config(Table):
     )
     tls: Tls | None = Field(default=None, description="The certificate.")
     limits: Limits = Field(default=Limits(), description="What one session may use.")
+    extensions: Extensions = Field(
+        default=Extensions(), description="The extensions of SMTP that are offered."
+    )
     state: State = Field(default=State(), description="What the workers know together.")
     middleware: tuple[AnyMiddleware, ...] = Field(
         default=(), description="Checks, in the order in which they run."

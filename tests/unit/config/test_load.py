@@ -86,6 +86,77 @@ def test_relative_paths_begin_at_the_files_folder():
     assert config.state.url == "embedded:/etc/mx/greylist.db"
 
 
+def test_a_relative_path_of_a_unix_listener_begins_at_the_files_folder():
+    listener = '[[listener]]\naddress = "unix:run/../smtp.sock"\n'
+    config = from_text(SMALL + listener).config
+    assert config.listener[1].address == "unix:/etc/mx/smtp.sock"
+
+
+def test_a_listener_behind_a_proxy_names_whom_it_believes():
+    listener = from_text(
+        SMALL
+        + """
+        [[listener]]
+        address = "127.0.0.1:2526"
+        proxy_protocol = true
+        proxy_from = ["10.0.0.0/8", "2001:db8::1"]
+        xclient_from = ["192.0.2.10"]
+        """
+    ).config.listener[1]
+    assert listener.proxy_protocol
+    assert list(map(str, listener.proxy_from)) == ["10.0.0.0/8", "2001:db8::1/128"]
+    assert list(map(str, listener.xclient_from)) == ["192.0.2.10/32"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param('protocol = "lmtp"', id="LMTP"),
+        pytest.param("proxy_protocol = true", id="PROXY from everybody who may connect"),
+        pytest.param(
+            'proxy_protocol = true\nxclient_from = ["192.0.2.10"]',
+            id="XCLIENT for whom the PROXY header names",
+        ),
+        pytest.param('tls = "off"', id="plain text"),
+    ],
+)
+def test_a_unix_listener_may_have_what_a_port_has(more):
+    from_text(SMALL + f'[[listener]]\naddress = "unix:/run/mx/smtp.sock"\n{more}')
+
+
+def test_lmtp_may_be_on_any_port_but_25():
+    listener = SMALL.replace('2525"', '{}"\nprotocol = "lmtp"')
+    from_text(listener.format(24))
+    from_text(listener.format(0))
+    assert "RFC 2033" in "".join(problems_of(listener.format(25)))
+
+
+def test_the_defaults_of_the_limits_and_extensions_are_those_of_a_strict_server():
+    config = from_text(SMALL).config
+    limits, extensions = config.limits, config.extensions
+    assert (limits.bare_newline, limits.normalize_from, limits.hops) == ("reject", (), 100)
+    assert (limits.commands, limits.transactions, limits.strict_flights) == (2000, 0, True)
+    assert (limits.greeting_delay, limits.minimum_rate) == (0.0, 500)
+    assert (extensions.smtputf8, extensions.chunking) == (True, True)
+    assert (extensions.dsn, extensions.requiretls) == (False, False)
+
+
+def test_a_greeting_may_wait_and_need_not():
+    delay = "[limits]\ngreeting_delay = "
+    assert from_text(SMALL + delay + '"6s"').config.limits.greeting_delay == 6.0
+    assert from_text(SMALL + delay + '"0s"').config.limits.greeting_delay == 0.0
+    assert "a duration from 0s to 1m" in problems_of(SMALL + delay + '"2m"')[0]
+
+
+@pytest.mark.parametrize("extension", ["dsn", "requiretls"])
+def test_a_promise_is_made_for_a_delivery_that_may_keep_it(extension):
+    promised = SMALL + f"[extensions]\n{extension} = true"
+    [problem] = problems_of(promised)
+    assert f"extensions.{extension}: cannot be kept by maildir" in problem
+    for delivery in ("discard", "mymx:deliver"):
+        from_text(promised.replace('path = "mail"', f'use = "{delivery}"'))
+
+
 def test_the_environment_overrides_the_file():
     config = from_text(
         SMALL,
@@ -165,7 +236,7 @@ def test_a_problem_of_a_variable_names_the_variable():
             "listener[2].backlog: has no place: listener has 1 elements",
         ),
         ("PREFORKMX_HOSTNAME__X", "hostname.x: has no place: hostname is not a table"),
-        ("PREFORKMX_EXTENSIONS__DSN", "extensions: not yet available (got { dsn = 1 })"),
+        ("PREFORKMX_DNS__TIMEOUT", "dns: not yet available (got { timeout = 1 })"),
         ("PREFORKMX_", '"": names no key'),
     ],
 )
@@ -242,11 +313,12 @@ def test_with_an_application_the_file_needs_only_a_listener():
     assert config.delivery is None
 
 
-def test_delivery_and_limits_beside_an_application_are_refused():
-    problems = problems_of(SMALL + "[limits]\nerrors = 5", app=True)
+def test_delivery_limits_and_extensions_beside_an_application_are_refused():
+    problems = problems_of(SMALL + "[limits]\nerrors = 5\n[extensions]\ndsn = true", app=True)
     assert problems == [
         "file.toml:7: delivery: belongs to the application that --app names (leave it out)",
         "file.toml:9: limits: belongs to the application that --app names (leave it out)",
+        "file.toml:11: extensions: belongs to the application that --app names (leave it out)",
     ]
 
 
@@ -256,7 +328,8 @@ def test_without_a_file_only_loopback_is_listened_on(address):
     [problem] = problems_of(SMALL, environ, loopback_only=True)
     assert "must be loopback without a configuration file" in problem
     from_text(SMALL, environ, loopback_only=False)
-    from_text(SMALL, {"PREFORKMX_LISTENER__0__ADDRESS": "[::1]:0"}, loopback_only=True)
+    for local in ("[::1]:0", "unix:/run/smtp.sock"):
+        from_text(SMALL, {"PREFORKMX_LISTENER__0__ADDRESS": local}, loopback_only=True)
 
 
 def test_more_sessions_than_open_files_are_refused(monkeypatch):

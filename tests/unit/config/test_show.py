@@ -30,6 +30,10 @@ address = "127.0.0.1:2525"
 [[listener]]
 address = "127.0.0.1:2526"
 tls = "off"
+[[listener]]
+address = "unix:smtp.sock"
+protocol = "lmtp"
+proxy_protocol = true
 [[middleware]]
 use = "rate_limit"
 connections = "60/minute"
@@ -60,9 +64,12 @@ def test_every_value_is_shown_with_where_it_came_from():
     assert shown["errors = 7"] == "environment variable PREFORKMX_LIMITS__ERRORS"
     assert shown["max_sessions = 10000"] == "default"
     assert shown['message_size = "25MiB"'] == "default"
-    assert shown['connections = "60/min"'] == "my.toml:12"
-    assert shown['allow = ["192.0.2.1/32"]'] == "my.toml:13"
+    assert shown['connections = "60/min"'] == "my.toml:16"
+    assert shown['allow = ["192.0.2.1/32"]'] == "my.toml:17"
     assert shown['tls = "off"'] == "my.toml:9"
+    assert shown['address = "unix:/etc/smtp.sock"'] == "my.toml:11"
+    assert shown["proxy_protocol = true"] == "my.toml:13"
+    assert shown["minimum_rate = 500"] == "default"
     assert shown['tls = "starttls"'] == "default"
 
 
