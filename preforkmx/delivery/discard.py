@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from preforkmx.middleware.base import Middleware
+from preforkmx.middleware.base import PROMISES, Middleware
 
 if TYPE_CHECKING:
     from preforkmx.context import Context
@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
 
 def discard() -> Middleware:
-    """Read each message to its end, forget it, and answer 250 for it."""
-    return Middleware(handler=_discard, name="discard")
+    """Read each message to its end, forget it, and answer 250 for it.
+
+    It keeps every promise for the message's way after this server: there is none.
+    """
+    return Middleware(handler=_discard, name="discard", extensions=PROMISES)
 
 
 async def _discard(_ctx: Context, _peer: Peer, envelope: Envelope) -> None:

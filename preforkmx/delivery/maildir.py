@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from preforkmx.context import Context
     from preforkmx.model import Envelope, Peer
 
+EXTENSIONS = frozenset({"BINARYMIME", "SMTPUTF8"})
+"""What a Maildir can promise: octets are stored as they came, and UTF-8 in addresses is kept.
+It sends no notifications (DSN), and marks no message for those that read it (REQUIRETLS)."""
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -45,7 +49,12 @@ def maildir(path: Path, *, hostname: str, threads: int = 16) -> Middleware:
     system with 451 4.3.0 (and logged with its stack): the sender keeps the message.
     """
     delivery = MaildirDelivery(path, hostname=hostname, threads=threads)
-    return Middleware(handler=delivery.handle, lifespan=delivery.lifespan, name="maildir")
+    return Middleware(
+        handler=delivery.handle,
+        lifespan=delivery.lifespan,
+        name="maildir",
+        extensions=EXTENSIONS,
+    )
 
 
 class MaildirDelivery:

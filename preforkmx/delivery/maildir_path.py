@@ -6,6 +6,8 @@ The rules, also for operators in docs/reference/maildir.md:
   server's own host name.
 - A quoted local part loses its quotes and backslashes: ``"joe"@example.com`` and
   ``joe@example.com`` are the same mailbox (RFC 5321 section 4.1.2).
+- A label of the domain that is not ASCII (a U-label) becomes the A-label that DNS has for it,
+  ``xn--`` and its Punycode: both name the same domain (RFC 5890 section 2.3.2.1).
 - ASCII capitals become small letters in both parts. Nothing else is folded: no Unicode
   normalisation can lead one address into another's mailbox.
 - ``a``-``z``, ``0``-``9``, ``-``, ``_``, ``+``, ``=`` and a dot that is not the first
@@ -14,7 +16,7 @@ The rules, also for operators in docs/reference/maildir.md:
 - The empty part is ``%-``.
 - A name of more than 255 octets is cut, and ends with ``%-`` and the SHA-256 of the whole.
 
-Two addresses share a directory only if they are the same after unquoting and folding: the
+Two addresses share a directory only if they are the same after unquoting, Punycode and folding: the
 encoding can be undone, and a ``%`` that is followed by ``-`` is never part of it.
 """
 
@@ -44,7 +46,21 @@ def mailbox_path(address: str, hostname: str) -> str:
     local, at, domain = address.rpartition("@")
     if not at:
         local, domain = address, hostname
-    return f"{directory_name(domain)}/{directory_name(unquoted(local))}"
+    return f"{directory_name(ascii_domain(domain))}/{directory_name(unquoted(local))}"
+
+
+def ascii_domain(domain: str) -> str:
+    """Return a domain with each U-label as its A-label; nothing is mapped or normalised.
+
+    What is no U-label (a capital that is not ASCII, say) becomes a name that nobody registers,
+    and so shares its mailbox with nobody.
+    """
+    if domain.isascii():
+        return domain
+    return ".".join(
+        label if label.isascii() else "xn--" + label.encode("punycode").decode("ascii")
+        for label in domain.split(".")
+    )
 
 
 def unquoted(local: str) -> str:

@@ -20,7 +20,7 @@ from preforkmx.delivery import maildir_writers
 from preforkmx.delivery.maildir import maildir
 from preforkmx.delivery.trace import trace
 from preforkmx.errors import BootError, ConnectionLost, MessageAborted
-from preforkmx.middleware.base import Middleware
+from preforkmx.middleware.base import PROMISES, Middleware
 
 BIG = [os.urandom(60_000).replace(b"\n", b"x") for _ in range(40)]
 
@@ -79,6 +79,30 @@ def test_a_recipient_that_stands_twice_in_an_envelope_gets_one_message(maildirs)
     same = ["joe@example.com", "JOE@Example.com", '"joe"@example.com']
     assert maildirs.deliver(envelope(*same)) == [None]
     assert maildirs.message() == header("joe@example.com") + BODY
+
+
+def test_addresses_in_utf8_are_kept_in_the_header_and_lead_to_one_mailbox(maildirs):
+    """What SMTPUTF8 promises (RFC 6531)."""
+    recipients = ["jörg@bücher.example", "jörg@xn--bcher-kva.example"]
+    assert maildirs.deliver(envelope(recipients[0], sender="δοκιμή@παράδειγμα.example")) == [None]
+    assert maildirs.deliver(envelope(recipients[1])) == [None]
+    assert maildirs.mailboxes() == ["xn--bcher-kva.example/j%C3%B6rg"]
+    headers = sorted(path.read_bytes() for path in maildirs.files("new"))
+    assert headers[1].startswith("Return-Path: <δοκιμή@παράδειγμα.example>\r\n".encode())
+    assert "Delivered-To: jörg@bücher.example\r\n".encode() in headers[1]
+
+
+def test_a_body_of_any_octets_is_stored_as_it_came(maildirs):
+    """What BINARYMIME promises (RFC 3030)."""
+    body = bytes(range(256)) + b"\r\n.\r\n\n.\n\rno line end"
+    assert maildirs.deliver(envelope(body=(body[:100], body[100:]))) == [None]
+    assert maildirs.message() == header() + body
+
+
+def test_a_maildir_promises_what_it_can_keep(tmp_path):
+    promised = maildir(tmp_path, hostname=HOSTNAME).extensions
+    assert promised == {"BINARYMIME", "SMTPUTF8"}
+    assert promised < PROMISES
 
 
 def test_a_recipient_without_a_domain_is_the_servers_own(maildirs):

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from preforkmx.delivery.maildir_path import NAME_MAX, directory_name, mailbox_path, unquoted
+from preforkmx.delivery.maildir_path import (
+    NAME_MAX,
+    ascii_domain,
+    directory_name,
+    mailbox_path,
+    unquoted,
+)
 
 
 def path(address: str) -> str:
@@ -35,6 +41,8 @@ def path(address: str) -> str:
         ("joe\0@example.com", "example.com/joe%00"),
         ("100%@example.com", "example.com/100%25"),
         ("jörg@example.com", "example.com/j%C3%B6rg"),
+        ("jörg@Bücher.example", "xn--bcher-kva.example/j%C3%B6rg"),
+        ("收件人@例え.テスト", "xn--r8jz45g.xn--zckzah/%E6%94%B6%E4%BB%B6%E4%BA%BA"),
         ("joe@[192.0.2.1]", "%5B192.0.2.1%5D/joe"),
         ("joe@[IPv6:2001:DB8::1]", "%5Bipv6%3A2001%3Adb8%3A%3A1%5D/joe"),
         ("joe@.hidden", "%2Ehidden/joe"),
@@ -52,6 +60,20 @@ def test_the_case_of_ascii_letters_makes_no_difference_and_that_of_others_does()
     # U+212A KELVIN SIGN becomes k in Unicode's own folding and normalisation.
     assert path("\u212aarl@example.com") != path("karl@example.com")
     assert path("bob\u017f@example.com") != path("bobs@example.com")
+
+
+def test_both_spellings_of_an_international_domain_are_one_mailbox():
+    assert path("joe@bücher.example") == path("JOE@XN--bcher-KVA.example")
+    # Another letter is another domain: U-labels are in small letters and normalised already.
+    assert path("joe@BÜCHER.example") != path("joe@bücher.example")
+    assert path("joe@bu\u0308cher.example") != path("joe@bücher.example")
+
+
+@given(st.text(min_size=1, max_size=40), st.text(min_size=1, max_size=40))
+def test_two_international_domains_share_a_mailbox_only_when_ascii_case_tells_them_apart(one, two):
+    same = ascii_domain(f"é{one}").lower() == ascii_domain(f"é{two}").lower()
+    folded = [name_of_folded(label) for label in (one, two)]
+    assert same == (folded[0] == folded[1])
 
 
 def test_a_name_that_is_too_long_is_cut_and_told_apart_by_its_digest():
