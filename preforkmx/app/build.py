@@ -157,6 +157,10 @@ class Builder:
     def _attempt(self, path: KeyPath, value: str, make: Callable[[], _Made]) -> _Made | None:
         try:
             return make()
+        except ConfigError as error:
+            # A file that the table names has lines of its own.
+            self._problems += error.problems
+            return None
         except ValueError as error:
             self._problem(path, str(error), getattr(error, "hint", ""), value)
             return None

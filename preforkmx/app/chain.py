@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from preforkmx.app import code
+from preforkmx.app.cores import usable_cores
 from preforkmx.config.schema import (
     Discard,
     Greylist,
@@ -15,7 +16,9 @@ from preforkmx.config.schema import (
     RequireTLS,
     SiteDelivery,
     SiteMiddleware,
+    Users,
 )
+from preforkmx.config.values import BadValue
 from preforkmx.delivery.discard import discard
 from preforkmx.delivery.maildir import maildir
 from preforkmx.middleware import greylist
@@ -23,6 +26,7 @@ from preforkmx.middleware.auth import require_auth
 from preforkmx.middleware.base import Middleware
 from preforkmx.middleware.rate_limit import rate_limit
 from preforkmx.middleware.tls import require_tls
+from preforkmx.middleware.users import MAX_THREADS, users
 from preforkmx.state.decisions import Rate, running
 from preforkmx.state.embedded.client import EmbeddedStore
 from preforkmx.state.fallback import FallbackStore
@@ -57,6 +61,7 @@ def make_middleware(table: AnyMiddleware, store: Store, number: int) -> Middlewa
 
     :param number: which of the tables of its kind it is, from 1: their counts are kept apart.
     :raises ValueError: when it cannot be made; the text is for the operator.
+    :raises ConfigError: with everything that is wrong with a file that it reads.
     """
     match table:
         case RateLimit():
@@ -67,6 +72,8 @@ def make_middleware(table: AnyMiddleware, store: Store, number: int) -> Middlewa
             return require_tls(at=table.at)
         case RequireAuth():
             return require_auth(at=table.at)
+        case Users():
+            return _users(table, number)
         case SiteMiddleware():
             return code.to_middleware(code.find(table.use), table.options)
 
@@ -97,6 +104,14 @@ def _rate_limit(table: RateLimit, store: Store, number: int) -> Middleware:
         allow=table.allow,
         name="rate_limit" if number == 1 else f"rate_limit {number}",
     )
+
+
+def _users(table: Users, number: int) -> Middleware:
+    if number > 1:
+        # All authenticators have to agree, so this would let in whom both files know.
+        raise BadValue("stands here twice", "put all users into one file")
+    threads = table.threads or min(MAX_THREADS, usable_cores())
+    return users(table.file, threads=threads, waiting=table.waiting)
 
 
 def _options(table: Greylist) -> dict[str, Any]:

@@ -16,6 +16,7 @@ VERBS = {
     "reload": "preforkmx.cli.reload",
     "drain": "preforkmx.cli.drain",
     "stop": "preforkmx.cli.drain",
+    "hash-password": "preforkmx.cli.hash_password",
 }
 """Each verb and its module, which has it under its name with ``_`` for ``-``."""
 

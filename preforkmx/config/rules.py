@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from preforkmx.config.certificate import certificate_problems
 from preforkmx.config.problem import Problem
-from preforkmx.config.schema import Greylist, Maildir, RateLimit
+from preforkmx.config.schema import Greylist, Maildir, RateLimit, Users
 from preforkmx.session.listener import split_address
 
 if TYPE_CHECKING:
@@ -179,6 +179,23 @@ def tls_for_listeners(draft: Draft) -> Iterator[Problem]:
             )
 
 
+def tls_for_users(draft: Draft) -> Iterator[Problem]:
+    """Users authenticate under TLS only, so without it there is no use for them.
+
+    An application may have a context of its own.
+    """
+    if draft.circumstances.app:
+        return
+    plain = draft.listener and all(each.tls == "off" for each in draft.listener.values())
+    if "tls" in draft.given and not plain:
+        return
+    for index, table in draft.middleware.items():
+        if isinstance(table, Users):
+            hint = "AUTH is offered under TLS: "
+            hint += "a listener needs it" if plain else "add [tls] with certificate and key"
+            yield Problem(("middleware", index, "use"), "lets nobody in", hint, table.use)
+
+
 def certificate(draft: Draft) -> Iterator[Problem]:
     """Certificate and key can be read and belong together."""
     if draft.tls is not None and draft.circumstances.look_at_files:
@@ -229,6 +246,7 @@ RULES: tuple[Callable[[Draft], Iterable[Problem]], ...] = (
     promises,
     bare_newlines,
     tls_for_listeners,
+    tls_for_users,
     certificate,
     open_files,
     rate_limits,

@@ -346,6 +346,31 @@ class RequireAuth(Table):
     )
 
 
+class Users(Table):
+    """Lets clients authenticate with the names and passwords of a file, under TLS (AUTH).
+
+    Each line of the file is `name:hash`, as `preforkmx hash-password --user NAME` prints it. It
+    is read again on each reload. Nobody has to authenticate: that is `require_auth`.
+    """
+
+    use: Literal["users"] = Field(description=_USE)
+    file: Annotated[Path, File()] = Field(
+        description="The file of users. Others must not be able to read it; its group may.",
+        examples=["users"],
+    )
+    threads: Annotated[int | None, Integer(1, 64)] = Field(
+        default=None,
+        description="Passwords that one worker verifies at the same time; each takes the memory "
+        "that its hash asks for, 64 MiB where `hash-password` made it. Default: one for each "
+        "core, at most 4.",
+        examples=[2],
+    )
+    waiting: Annotated[int, Integer(0, 10_000)] = Field(
+        default=64,
+        description="Clients of one worker that wait for a thread; a further one is told 454.",
+    )
+
+
 class SiteMiddleware(Table):
     """Middleware of your own: `MODULE:OBJECT`, or an entry point `preforkmx.middleware`.
 
@@ -445,6 +470,7 @@ MIDDLEWARE: dict[str, type[Table]] = {
     "greylist": Greylist,
     "require_tls": RequireTLS,
     "require_auth": RequireAuth,
+    "users": Users,
 }
 """The built-in middleware by its name."""
 LATER_MIDDLEWARE = frozenset({"rbl", "spf"})
@@ -467,6 +493,7 @@ AnyMiddleware = Annotated[
     | Annotated[Greylist, Tag("greylist")]
     | Annotated[RequireTLS, Tag("require_tls")]
     | Annotated[RequireAuth, Tag("require_auth")]
+    | Annotated[Users, Tag("users")]
     | Annotated[SiteMiddleware, Tag("site")],
     _tag(MIDDLEWARE, ""),
 ]

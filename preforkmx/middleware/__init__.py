@@ -14,6 +14,7 @@ from preforkmx.middleware.lift import (
 )
 from preforkmx.middleware.rate_limit import ip_rate_limit
 from preforkmx.middleware.tls import require_tls
+from preforkmx.middleware.users import users
 
 __all__ = [
     "Greylist",
@@ -27,4 +28,5 @@ __all__ = [
     "ip_rate_limit",
     "require_auth",
     "require_tls",
+    "users",
 ]

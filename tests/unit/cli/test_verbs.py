@@ -118,7 +118,16 @@ def server(monkeypatch):
 
 
 def test_every_verb_of_the_interface_is_there(run):
-    assert list(VERBS) == ["serve", "check-config", "config", "status", "reload", "drain", "stop"]
+    assert list(VERBS) == [
+        "serve",
+        "check-config",
+        "config",
+        "status",
+        "reload",
+        "drain",
+        "stop",
+        "hash-password",
+    ]
     context = click.Context(main)
     for name in VERBS:
         verb = main.get_command(context, name)

@@ -140,7 +140,7 @@ def test_the_json_schema_describes_every_table_with_defaults_as_toml_has_them():
         ref["$ref"].rpartition("/")[2]
         for ref in schema["properties"]["middleware"]["items"]["oneOf"]
     }
-    assert uses == {"RateLimit", "Greylist", "RequireTLS", "RequireAuth", "SiteMiddleware"}
+    assert uses == {"RateLimit", "Greylist", "RequireTLS", "RequireAuth", "Users", "SiteMiddleware"}
 
 
 _values = st.recursive(
