@@ -81,17 +81,18 @@ def announcement(loaded: Loaded, status: Mapping[str, Any]) -> str:
     :param status: the status document: the ports are those that the sockets have.
     """
     listeners = status["listeners"]
-    how = {"starttls": "SMTP, STARTTLS offered", "implicit": "SMTP, TLS from the start"}
+    how = {"starttls": ", STARTTLS offered", "implicit": ", TLS from the start"}
     lines = [f"preforkmx {status['version']}: there is no preforkmx.toml, so this is the demo.", ""]
     lines += [
-        f"  listens on  {listener['address']:<21}  {how.get(listener['tls'], 'SMTP')}"
+        f"  listens on  {listener['address']:<21}  {listener['protocol'].upper()}"
+        f"{how.get(listener['tls'], '')}"
         for listener in listeners
     ]
     delivery = loaded.config.delivery
     if isinstance(delivery, Maildir):
         lines.append(f"  mail        {_nearby(delivery.path)}/<domain>/<local part>/new/")
     lines += [f"  status      {program()} status", "  stop        Control-C", ""]
-    plain = [listener for listener in listeners if listener["tls"] != "implicit"]
+    plain = [listener for listener in listeners if _takes_plain_smtp(listener)]
     # An application may take mail for nobody that this could name.
     if plain and delivery is not None:
         lines += _paste(plain[0]["address"], loaded)
@@ -107,6 +108,16 @@ def program() -> str:
     if on_path is not None and name.exists() and Path(on_path).samefile(name):
         return name.name
     return _nearby(name)
+
+
+def _takes_plain_smtp(listener: Mapping[str, Any]) -> bool:
+    """Say whether smtplib, and so the line to paste, can talk to it."""
+    return (
+        listener["protocol"] == "smtp"
+        and listener["tls"] != "implicit"
+        and not listener["proxy_protocol"]
+        and not listener["address"].startswith("unix:")
+    )
 
 
 def _paste(address: str, loaded: Loaded) -> list[str]:

@@ -83,8 +83,8 @@ class Site:
         return Plan(
             hostname=config.hostname or socket.gethostname(),
             listeners=tuple(
-                Listener(listener.address, tls=listener.tls, backlog=listener.backlog)
-                for listener in config.listener
+                Listener(**{key: getattr(table, key) for key in type(table).model_fields})
+                for table in config.listener
             ),
             count=usable_cores() if workers.count == "auto" else workers.count,
             loop=workers.loop,

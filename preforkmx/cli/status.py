@@ -50,7 +50,10 @@ def _lines(document: dict[str, Any], now: dt.datetime) -> Iterator[str]:
     yield ""
     yield from _table(
         ("LISTENER", "TLS", "QUEUED"),
-        [(each["address"], each["tls"], each["queued"]) for each in document["listeners"]],
+        [
+            (each["address"], each["tls"], "-" if each["queued"] is None else each["queued"])
+            for each in document["listeners"]
+        ],
     )
     yield ""
     yield from _table(
@@ -81,7 +84,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[st
     """Return the lines of a table: numbers to the right, words to the left."""
     written = [head, *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in written) for column in range(len(head))]
-    right = [bool(rows) and isinstance(rows[0][column], int) for column in range(len(head))]
+    right = [any(isinstance(row[column], int) for row in rows) for column in range(len(head))]
     for row in written:
         cells = (
             cell.rjust(width) if to_right else cell.ljust(width)

@@ -38,7 +38,7 @@ class Hiring:
     def worker(self, slot: int, plan: Plan, generation: int) -> Child:
         """Fork a worker on the slot's sockets."""
         holdings = self._holdings
-        sockets = holdings.listeners.of_slot(slot)
+        sockets = holdings.listeners.of_slot(slot, plan.listeners)
         factory = loop_factory(plan.loop)
         master_pid = os.getpid()
 

@@ -100,7 +100,7 @@ class Holdings:
         self.control.leave()
         self.lock.close()
         self.memory.leave()
-        self.listeners.close(but=sockets)
+        self.listeners.leave(but=sockets)
         if self.store_socket is not None and self.store_socket not in sockets:
             self.store_socket.close()
         reader, writer = self.lifeline

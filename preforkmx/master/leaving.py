@@ -3,7 +3,8 @@
 ====================================  =====================================================
 when                                  what
 ====================================  =====================================================
-at once                               a filter drops the SYNs of new connections
+at once                               a filter drops the SYNs of new connections; the files
+                                      of unix sockets are removed
 the queues are empty twice, 500 ms    what was queued has been greeted: every process closes
 apart, 1 s to 10 s after the filter   every listener; idle sessions get 421
 + drain_seconds                       sessions in a transaction get 421, what still arrives
@@ -48,7 +49,7 @@ _logger = logging.getLogger("preforkmx.master")
 def drain(pool: Pool, holdings: Holdings, clock: Callable[[], float]) -> Steps:
     """Drain all workers, then stop the store process."""
     _logger.info("draining: no new connections, %g s for the open ones", pool.plan.drain_seconds)
-    holdings.listeners.drop_syns()
+    holdings.listeners.shut()
     yield from _empty_queues(holdings, clock)
     pool.refills = False
     # Here first, in the workers after it: the last of them accepts what came in between.
@@ -68,7 +69,8 @@ def _empty_queues(holdings: Holdings, clock: Callable[[], float]) -> Steps:
     while True:
         yield Wait(seconds=LOOK_SECONDS)
         waited = clock() - began
-        queued = sum(holdings.listeners.queued())
+        # A unix socket does not say: each worker empties it before it closes it.
+        queued = sum(length or 0 for length in holdings.listeners.queued())
         empty = 0 if queued else empty + 1
         if empty >= 2 and waited >= SHORTEST_FILTER_SECONDS:
             return

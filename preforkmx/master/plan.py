@@ -64,8 +64,10 @@ class Plan:
 def restart_problems(old: Plan, new: Plan) -> list[str]:
     """Return what in `new` a reload cannot bring: the sockets and slots belong to the master."""
     problems = []
-    if new.listeners != old.listeners:
-        problems.append("a change of the listeners takes a restart")
+    if _held(new) != _held(old):
+        problems.append(
+            "a change of the listeners takes a restart, save one of proxy_from or xclient_from"
+        )
     if new.count != old.count:
         problems.append(
             f"a change of workers.count takes a restart: {old.count} workers run, "
@@ -74,3 +76,15 @@ def restart_problems(old: Plan, new: Plan) -> list[str]:
     if new.store != old.store:
         problems.append("a change of state.url takes a restart")
     return problems
+
+
+def _held(plan: Plan) -> list[tuple[object, ...]]:
+    """Return what the sockets are, and what is spoken on them.
+
+    While a reload brings in new workers, they and the old ones accept from the same sockets: a
+    client must not depend on whom it reaches. Whom to trust is each worker's own.
+    """
+    return [
+        (each.address, each.backlog, each.protocol, each.tls, each.proxy_protocol)
+        for each in plan.listeners
+    ]

@@ -76,9 +76,13 @@ def _first_free_port() -> int:
         return 1024
 
 
-def bind_unix(path: Path) -> socket.socket:
-    """Return a bound, non-blocking unix socket with mode 0600 in the place of a dead one.
+def bind_unix(path: Path, mode: int = 0o600) -> socket.socket:
+    """Return a bound, non-blocking unix socket in the place of a dead one.
 
+    Whether somebody listens on the one that is replaced is not asked: the caller knows, by a
+    lock or because it knocked. The folder is made where it is missing.
+
+    :param mode: of the socket's file; who may write to it may connect.
     :raises StartRefused: the path cannot be bound.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -90,7 +94,7 @@ def bind_unix(path: Path) -> socket.socket:
         raise StartRefused(
             f"the folder {path.parent} cannot be made: {error.strerror or error}"
         ) from error
-    earlier = os.umask(0o177)
+    earlier = os.umask(0o777 & ~mode)
     try:
         if path.is_socket():
             path.unlink()

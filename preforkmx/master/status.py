@@ -40,8 +40,9 @@ def _listeners(holdings: Holdings) -> list[Status]:
     return [
         {
             "address": listener.address,
+            "protocol": listener.protocol,
             "tls": listener.tls,
-            "proxy_protocol": False,
+            "proxy_protocol": listener.proxy_protocol,
             "queued": queued,
         }
         for listener, queued in zip(listeners.listeners, listeners.queued(), strict=True)

@@ -64,7 +64,8 @@ _logger = logging.getLogger("preforkmx.workers")
 class WorkerSetup:
     """All that a worker needs; it exists before the fork.
 
-    :param sockets: the slot's listening sockets, and what each of them listens for.
+    :param sockets: the slot's listening sockets, and what each of them listens for; a unix
+        socket is every slot's.
     :param channel: the worker's end.
     :param loop_factory: from :func:`preforkmx.workers.loops.loop_factory`.
     :param build_server: called after the fork; imports the site's code.
@@ -237,10 +238,15 @@ class Worker:
         self._timers.append(self._loop.call_later(seconds, call))
 
     def _close_listeners(self, *, greet_the_queue: bool) -> None:
-        """Close the slot's sockets here; the last of all processes to do so closes the port."""
+        """Close the slot's sockets here; the last of all processes to do so closes the port.
+
+        A unix socket is not the slot's alone: others may read it too, and what is left in its
+        queue when this worker retires is theirs.
+        """
         for acceptor in self._acceptors:
             if greet_the_queue:
-                # Nobody takes these after us: whoever is in the queue gets its greeting.
+                # Nobody takes these after us, or the workers that do drain as well: whoever is
+                # in the queue gets its greeting.
                 acceptor.accept_now()
             acceptor.stop()
         for sock, _ in self._setup.sockets:

@@ -19,11 +19,18 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def listening(address, *, tls="starttls", protocol="smtp", proxy_protocol=False):
+    return {"address": address, "tls": tls, "protocol": protocol, "proxy_protocol": proxy_protocol}
+
+
 STATUS = {
     "version": "1.2.3",
     "listeners": [
-        {"address": "127.0.0.1:41000", "tls": "starttls"},
-        {"address": "127.0.0.1:41001", "tls": "implicit"},
+        listening("unix:/run/lmtp.sock", protocol="lmtp", tls="off"),
+        listening("unix:/run/smtp.sock"),
+        listening("127.0.0.1:41003", proxy_protocol=True),
+        listening("127.0.0.1:41001", tls="implicit"),
+        listening("127.0.0.1:41000"),
     ],
 }
 
@@ -79,9 +86,9 @@ def test_a_certificate_that_ends_within_a_week_is_made_again(monkeypatch):
 def test_the_announcement_says_where_mail_goes_in_and_comes_out(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/opt/x/preforkmx"])
     text = announcement(load_configuration(None, None, {}, files=False), STATUS)
-    assert "127.0.0.1:41000" in text
-    assert "STARTTLS" in text
-    assert "127.0.0.1:41001" in text
+    assert "127.0.0.1:41000        SMTP, STARTTLS offered\n" in text
+    assert "127.0.0.1:41001        SMTP, TLS from the start\n" in text
+    assert "unix:/run/lmtp.sock    LMTP\n" in text
     assert "./preforkmx-data/mail/<domain>/<local part>/new/" in text
     assert "/opt/x/preforkmx status" in text
     assert "8025" not in text

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -76,6 +76,33 @@ def test_a_plan_has_what_the_configuration_says(read, tmp_path):
     assert (plan.count, plan.loop, plan.max_sessions) == (3, "asyncio", 50)
     assert (plan.drain_seconds, plan.hang_seconds) == (7.0, 9.0)
     assert (plan.log_format, plan.log_level) == ("json", "debug")
+
+
+def test_every_key_of_a_listener_is_in_the_plan(read, tmp_path):
+    plan = read(
+        SMALL
+        + """
+        [[listener]]
+        address = "unix:run/lmtp.sock"
+        protocol = "lmtp"
+        tls = "off"
+        backlog = 9
+        [[listener]]
+        address = "127.0.0.1:2525"
+        proxy_protocol = true
+        proxy_from = ["10.0.0.0/8"]
+        xclient_from = ["192.0.2.10"]
+        """
+    ).plan()
+    assert plan.listeners[1:] == (
+        Listener(f"unix:{tmp_path}/run/lmtp.sock", protocol="lmtp", tls="off", backlog=9),
+        Listener(
+            "127.0.0.1:2525",
+            proxy_protocol=True,
+            proxy_from=(ip_network("10.0.0.0/8"),),
+            xclient_from=(ip_network("192.0.2.10"),),
+        ),
+    )
 
 
 def test_automatic_workers_are_as_many_as_cores(read, monkeypatch):

@@ -7,6 +7,7 @@ import logging
 import select
 import socket
 from contextlib import ExitStack, closing
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,6 +38,16 @@ def test_every_slot_has_a_socket_of_its_own_on_the_same_port() -> None:
         assert len({sock.fileno() for sock in held}) == 3
         assert {sock.getsockname()[1] for sock in held} == {port_of(sockets)}
         assert not any(sock.getblocking() for sock in held)
+
+
+def test_another_generation_may_trust_others_on_the_same_sockets() -> None:
+    with closing(opened("127.0.0.1:0", count=1)) as sockets:
+        trusting = Listener("127.0.0.1:0", xclient_from=(ip_network("192.0.2.0/24"),))
+        ((before, _),) = sockets.of_slot(0)
+        ((after, listener),) = sockets.of_slot(0, [trusting])
+        assert after is before
+        assert listener.xclient_from == trusting.xclient_from
+        assert listener.address == sockets.listeners[0].address
 
 
 def test_port_0_becomes_the_port_in_what_workers_and_status_are_told() -> None:
@@ -121,7 +132,7 @@ def test_a_child_keeps_only_its_own_sockets() -> None:
     sockets = opened("127.0.0.1:0", "127.0.0.1:0")
     mine = [sock for sock, _ in sockets.of_slot(1)]
     others = [sock for sock, _ in sockets.of_slot(0)]
-    sockets.close(but=mine)
+    sockets.leave(but=mine)
     assert all(sock.fileno() >= 0 for sock in mine)
     assert all(sock.fileno() < 0 for sock in others)
     for sock in mine:
@@ -131,7 +142,7 @@ def test_a_child_keeps_only_its_own_sockets() -> None:
 def test_behind_the_filter_nobody_begins_and_what_is_queued_stays() -> None:
     with closing(opened("127.0.0.1:0", count=1)) as sockets, ExitStack() as stack:
         early = stack.enter_context(socket.create_connection(("127.0.0.1", port_of(sockets))))
-        sockets.drop_syns()
+        sockets.shut()
         late = stack.enter_context(socket.socket())
         late.setblocking(False)
         with contextlib.suppress(BlockingIOError):
@@ -161,6 +172,8 @@ def test_a_unix_socket_is_its_owners_alone_and_replaces_a_dead_one(tmp_path: Pat
     bind_unix(path).close()
     with bind_unix(path):
         assert path.stat().st_mode & 0o777 == 0o600
+    with bind_unix(path, 0o666):
+        assert path.stat().st_mode & 0o777 == 0o666
 
 
 def test_a_file_that_is_no_socket_is_never_replaced(tmp_path: Path) -> None:
