@@ -93,10 +93,8 @@ def check_name(name: str) -> str:
 
 
 def _content(path: Path, problems: list[str]) -> bytes:
-    # A FIFO would hold up the worker for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
+    with open(path, "rb", opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             problems.append(f"{path}: is no regular file")
             return b""
@@ -106,6 +104,11 @@ def _content(path: Path, problems: list[str]) -> bytes:
                 f"(it is {stat.S_IMODE(status.st_mode):03o})"
             )
         return file.read()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting: a FIFO would hold up the worker for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _entry(line: bytes) -> tuple[str | None, Parameters | None, str, list[str]]:
