@@ -37,6 +37,7 @@ class MX:
     config: Path
     process: subprocess.Popen[bytes]
     ports: list[int] = field(default_factory=list)
+    """Those of the listeners that have one, in the order of the configuration."""
 
     @property
     def mail(self) -> Path:
@@ -113,7 +114,12 @@ def _await_ready(mx: MX) -> None:
         answer = mx.run("status", "--json")
         if answer.returncode == 0:
             listeners = json.loads(answer.stdout)["listeners"]
-            mx.ports = [int(listener["address"].rpartition(":")[2]) for listener in listeners]
+            addresses = [listener["address"] for listener in listeners]
+            mx.ports = [
+                int(address.rpartition(":")[2])
+                for address in addresses
+                if not address.startswith("unix:")
+            ]
             return
         assert time.monotonic() < deadline, mx.log
         # The command itself takes longer than any pause would.
@@ -136,10 +142,13 @@ class Load:
 
 
 class Generator:
-    """Sends numbered messages over many sessions until it is told to stop."""
+    """Sends numbered messages over many sessions until it is told to stop.
 
-    def __init__(self, port: int, *, sessions: int = 10, messages: int = 5) -> None:
-        self._port = port
+    :param place: a port of loopback, or the path of a unix socket.
+    """
+
+    def __init__(self, place: int | Path, *, sessions: int = 10, messages: int = 5) -> None:
+        self._place = place
         self._sessions = sessions
         self._messages = messages
         self._number = 0
@@ -164,8 +173,8 @@ class Generator:
     async def _client(self) -> None:
         while not self.stopping.is_set():
             try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-            except ConnectionRefusedError:
+                reader, writer = await self._connect()
+            except (ConnectionRefusedError, FileNotFoundError):
                 self.load.refused += 1
                 await asyncio.sleep(0.01)
                 continue
@@ -184,6 +193,11 @@ class Generator:
                 writer.close()
                 with contextlib.suppress(OSError):
                     await writer.wait_closed()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._place, Path):
+            return await asyncio.open_unix_connection(self._place)
+        return await asyncio.open_connection("127.0.0.1", self._place)
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async def reply() -> int:
