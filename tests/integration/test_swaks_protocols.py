@@ -131,8 +131,7 @@ def test_passwords_are_not_in_the_log_of_the_dialogue(site):
         assert plain in result.stdout or encoded in result.stdout
         site.logged(f"log-{mechanism.lower()}")
     log = site.mx.log
-    assert "AUTH PLAIN" in log
-    assert "AUTH LOGIN" in log
+    assert "C: AUTH" in log
     for secret in (PASSWORD, encoded, plain):
         assert secret not in log
 
@@ -310,18 +309,20 @@ def test_lmtp_works_under_starttls(site):
 
 @pytest.mark.parametrize(("listener", "protocol"), [("lmtp", "ESMTP"), ("plain", "LMTP")])
 def test_each_listener_has_its_own_greeting(site, listener, protocol):
-    """EHLO on LMTP, and LHLO on SMTP: 500 (RFC 2033 section 4.1)."""
-    result = site.swaks(listener, "wrong-protocol", "--protocol", protocol)
+    """EHLO and HELO on LMTP, and LHLO on SMTP: 500 (RFC 2033 section 4.1)."""
+    result = site.swaks(listener, f"not-{protocol}", "--protocol", protocol)
+    _greeting, replies = result.stdout.split(f"-> {'LHLO' if protocol == 'LMTP' else 'EHLO'} ")
+    assert "<** 500 " in replies.splitlines()[1]
+    # For EHLO swaks then tries HELO, which LMTP has not either.
     assert result.returncode != 0
-    assert "<** 500" in result.stdout
-    assert site.took_nothing("wrong-protocol")
+    assert site.took_nothing(f"not-{protocol}")
 
 
-@pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
+@pytest.mark.parametrize("protocol", ["esmtp", "lmtp"])
 def test_a_recipient_can_be_refused_after_the_message(tmp_path, protocol):
     """LMTP has a reply for each recipient; SMTP has one, and a 4xx brings the message again."""
     toml = (
-        f'[[listener]]\naddress = "127.0.0.1:0"\nprotocol = "{protocol}"\n'
+        f'[[listener]]\naddress = "127.0.0.1:0"\nprotocol = "{protocol.removeprefix("e")}"\n'
         f'[delivery]\nuse = "{SITE}:picky"\n'
     )
     with serving(tmp_path, toml, workers=1) as mx:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.integration.mx import serving
+from tests.integration.mx import program, serving
 from tests.integration.peers.certificate import tls_table
 from tests.integration.peers.programs import peer_program, run
 
@@ -23,17 +23,19 @@ OLD = ("ssl_2_0", "ssl_3_0", "tls_1_0", "tls_1_1")
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory):
-    """Return what sslyze found, by kind of TLS."""
+def mx(tmp_path_factory):
     directory = tmp_path_factory.mktemp("mx")
     with serving(directory, LISTENERS + tls_table(directory)) as mx:
-        yield {
-            kind: scan(mx, port, *options)
-            for kind, port, options in (
-                ("implicit", mx.ports[0], []),
-                ("STARTTLS", mx.ports[1], ["--starttls", "smtp"]),
-            )
-        }
+        yield mx
+
+
+@pytest.fixture(scope="module")
+def scans(mx):
+    """Return what sslyze found, by kind of TLS."""
+    return {
+        "implicit": scan(mx, mx.ports[0]),
+        "STARTTLS": scan(mx, mx.ports[1], "--starttls", "smtp"),
+    }
 
 
 def scan(mx, port, *options):
@@ -108,9 +110,22 @@ def test_renegotiation_is_secure_and_not_the_clients_to_ask_for(found):
     assert result["is_vulnerable_to_client_renegotiation_dos"] is False
 
 
-def test_no_early_data_is_taken(found):
-    """0-RTT can be replayed: a message would come twice."""
-    assert found("tls_1_3_early_data")["supports_early_data"] is False
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [(0, []), (1, ["-starttls", "smtp", "-name", "client.example"])],
+    ids=["implicit", "STARTTLS"],
+)
+def test_no_early_data_is_taken(mx, number, options):
+    """0-RTT can be replayed, and a message would come twice: no ticket allows it.
+
+    sslyze would ask in HTTP; OpenSSL's client shows the tickets.
+    """
+    address = ("-connect", f"127.0.0.1:{mx.ports[number]}")
+    command = (program("openssl"), "s_client", "-tls1_3", "-ign_eof", *address, *options)
+    ran = run(*command, input="QUIT\r\n")
+    tickets = [line.strip() for line in ran.stdout.splitlines() if "Max Early Data" in line]
+    assert tickets, ran.stdout
+    assert set(tickets) == {"Max Early Data: 0"}
 
 
 def test_the_chain_is_in_order(found):
