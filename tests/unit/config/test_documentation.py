@@ -14,6 +14,7 @@ from preforkmx.config.load import Document, load
 DOCS = Path(__file__).parents[3] / "docs"
 TUTORIAL = DOCS / "tutorial" / "first-steps.md"
 GUIDE = DOCS / "how-to" / "configure-a-site.md"
+BEHIND = DOCS / "how-to" / "behind-haproxy.md"
 
 
 def blocks(path, language):
@@ -24,6 +25,30 @@ def test_the_tables_of_the_guide_make_one_configuration():
     text = "\n".join(blocks(GUIDE, "toml"))
     loaded = load(Document(text, "guide", Path.cwd()), {}, look_at_files=False)
     assert len(loaded.config.middleware) == 3
+
+
+def test_the_listeners_of_the_page_about_proxies_are_right_beside_each_other():
+    site = 'hostname = "mx.example.com"\ndomains = ["example.com"]\n'
+    rest = '[tls]\ncertificate = "c.pem"\nkey = "k.pem"\n[delivery]\nuse = "discard"'
+    text = "\n".join([site, *blocks(BEHIND, "toml"), rest])
+    document = Document(text, "page", Path.cwd())
+    listeners = load(document, {}, look_at_files=False).config.listener
+    plain, implicit, _, xclient, lmtp = listeners
+    assert plain.proxy_protocol
+    assert (implicit.proxy_protocol, implicit.tls) == (True, "implicit")
+    assert xclient.xclient_from
+    assert lmtp.protocol == "lmtp"
+
+
+def test_every_listener_behind_haproxy_is_one_of_haproxys_servers():
+    """What the page tells HAProxy fits what it tells preforkmx."""
+    [haproxy] = blocks(BEHIND, "haproxy")
+    ports = {
+        int(port) for port in re.findall(r"server mx1 192\.0\.2\.10:(\d+) send-proxy", haproxy)
+    }
+    first = blocks(BEHIND, "toml")[0]
+    assert ports == {int(port) for port in re.findall(r'"192\.0\.2\.10:(\d+)"', first)}
+    assert haproxy.count("send-proxy-v2") == haproxy.count("check-send-proxy") == 4
 
 
 @pytest.mark.parametrize(
