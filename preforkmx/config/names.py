@@ -180,8 +180,14 @@ class ListenAddress(Kind):
     def _unix(self, name: str, folder: Path) -> str:
         if not name or "\0" in name or "\n" in name:
             raise BadValue(f"must be {self.words}")
-        path = os.path.normpath(folder.absolute() / name)
-        if len(os.fsencode(path)) > MAX_UNIX_PATH:
+        # normpath leaves two slashes at the beginning, as POSIX lets it; they mean nothing here.
+        path = "/" + os.path.normpath(folder.absolute() / name).lstrip("/")
+        try:
+            octets = len(path.encode())
+        except UnicodeEncodeError:
+            # A variable of the environment may hold octets that are no UTF-8.
+            raise BadValue(f"must be {self.words}") from None
+        if octets > MAX_UNIX_PATH:
             raise BadValue(f"must have a path of at most {MAX_UNIX_PATH} octets (unix(7))")
         return f"unix:{path}"
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from preforkmx.config.names import ListenAddress
 from preforkmx.config.values import (
     LONGEST_DURATION,
     BadValue,
@@ -20,6 +22,7 @@ from preforkmx.config.values import (
     parse_rate,
     parse_size,
 )
+from preforkmx.session.listener import Listener
 
 PARSERS = [
     parse_duration,
@@ -250,3 +253,21 @@ def test_every_value_is_read_or_refused_with_a_text(parse, value):
         parse(value)
     except BadValue as error:
         assert str(error)  # noqa: PT017 - either is right
+
+
+@given(st.text(max_size=130) | st.text(alphabet="/.a\n\0\udcffé", max_size=12))
+@example("/" + "x" * 106)
+@example("/" + "x" * 107)
+@example("//run/smtp.sock")
+def test_every_address_that_is_read_is_a_listeners(name):
+    """The folder's path is short here, so what is refused is wrong itself."""
+    try:
+        address = ListenAddress().read(f"unix:{name}", Path("/f"))
+    except BadValue:
+        assert not name or set(name) & {"\0", "\n", "\udcff"} or len(name.encode()) > 100
+        return
+    path = Listener(address).unix_path
+    assert path is not None
+    assert path.is_absolute()
+    assert not str(path).startswith("//")
+    assert ListenAddress().read(address, Path("/elsewhere")) == address
