@@ -26,6 +26,7 @@ address = "127.0.0.1:0"
 proxy_protocol = true
 proxy_from = ["192.0.2.0/24"]
 """
+SSL_CONNECT_ERROR = 35  # curl's
 MESSAGE = b"Subject: from curl\r\n\r\n.dot\r\nhello\r\n"
 
 
@@ -66,9 +67,9 @@ def test_curl_delivers_behind_its_header(mx, number, scheme, options):
 
 
 def test_without_the_header_the_connection_is_closed_without_a_word(mx):
-    """A PROXY listener takes nobody who does not begin with one."""
-    result = curl(mx, f"smtp://127.0.0.1:{mx.ports[0]}", "headless")
-    assert result.returncode != 0
+    """A PROXY listener takes nobody who does not begin with one: a ClientHello is none."""
+    result = curl(mx, f"smtps://127.0.0.1:{mx.ports[1]}", "headless")
+    assert result.returncode == SSL_CONNECT_ERROR, result.stdout
     assert not (mx.mail / "example.com" / "headless").exists()
 
 
