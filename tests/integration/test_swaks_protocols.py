@@ -26,9 +26,10 @@ TCP = {
     ),
     "lmtp": 'protocol = "lmtp"',
 }
-SESSION_REFUSED = 21  # swaks: the greeting was not 220
+# swaks' exit statuses, and how it shows a greeting.
 AUTH_FAILED = 28
 XCLIENT_FAILED = 33
+GREETING = "<-  220"
 
 
 def listeners(directory):
@@ -183,7 +184,7 @@ def test_xclient_works_under_starttls(site):
 
 @pytest.mark.parametrize("name", ["plain", "lmtp"])
 def test_xclient_is_not_for_everybody(site, name):
-    """It is not announced to a client that is not trusted, and 550 answers it."""
+    """It is not announced to a client that is not trusted: swaks does not try."""
     protocol = ("--protocol", "LMTP" if name == "lmtp" else "ESMTP")
     arguments = (*protocol, "--xclient-addr", "192.0.2.7")
     result = site.swaks(name, "untrusted", *arguments)
@@ -240,15 +241,14 @@ def test_proxy_unknown_keeps_the_addresses_of_the_socket(site):
 def test_a_proxy_that_is_not_trusted_is_closed_without_a_reply(site):
     result = site.swaks("proxy, of others", "other-proxy", *proxy(1, "TCP4"))
     assert result.returncode != 0
-    assert "220" not in result.stdout
+    assert GREETING not in result.stdout
     assert site.took_nothing("other-proxy")
 
 
-def test_a_connection_without_a_header_is_closed_without_a_reply(site):
-    """swaks waits for a greeting: the deadline of the header ends that."""
+def test_a_header_that_says_nothing_is_closed_without_a_reply(site):
     result = site.swaks("proxy", "no-header", "--proxy-version", 1, "--proxy", "NONSENSE 1 2 3")
     assert result.returncode != 0
-    assert "220" not in result.stdout
+    assert GREETING not in result.stdout
     assert site.took_nothing("no-header")
 
 
