@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import smtplib
 import ssl
+from pathlib import Path
 
 import pytest
 
 from tests.integration.mx import serving
 from tests.integration.peers.certificate import tls_table
-from tests.integration.peers.haproxy import Route, haproxy
+from tests.integration.peers.haproxy import Route, haproxy, is_valid
 from tests.integration.peers.programs import until
 from tests.integration.peers.site import SITE, noted
 
@@ -43,13 +45,14 @@ PP2_TYPE_AUTHORITY, PP2_TYPE_CRC32C, PP2_TYPE_UNIQUE_ID, PP2_TYPE_SSL = 0x02, 0x
 def mx(tmp_path_factory):
     directory = tmp_path_factory.mktemp("mx")
     notes = f'[[middleware]]\nuse = "{SITE}:notes"\npath = "{directory}/notes"\n'
-    with serving(directory, LISTENERS + LIMITS + notes + tls_table(directory)) as mx:
+    unix = f'[[listener]]\naddress = "unix:{directory}/smtp"\nproxy_protocol = true\n'
+    with serving(directory, LISTENERS + unix + LIMITS + notes + tls_table(directory)) as mx:
         yield mx
 
 
 @pytest.fixture(scope="module")
 def proxy(mx):
-    plain, implicit = mx.ports
+    plain, implicit = (f"127.0.0.1:{port}" for port in mx.ports)
     crt = f"ssl crt {mx.directory}/both.pem"
     options = "proxy-v2-options ssl,unique-id,crc32c,authority"
     with haproxy(
@@ -57,6 +60,7 @@ def proxy(mx):
         Route("v2", plain, "send-proxy-v2"),
         Route("tlvs", plain, f"send-proxy-v2 {options}"),
         Route("ends-tls", plain, f"send-proxy-v2 {options}", bind=crt),
+        Route("unix", f"unix@{mx.directory}/smtp", "send-proxy-v2"),
         Route("passes-tls-v1", implicit, "send-proxy"),
         Route("passes-tls-v2", implicit, "send-proxy-v2"),
         Route("checked", plain, f"send-proxy-v2 {CHECK}", backend=SMTP_CHECK),
@@ -123,6 +127,7 @@ def deliver(mx, proxy):
         ("v1", "127.0.0.12", "starttls"),
         ("v2", "127.0.0.13", "off"),
         ("v2", "127.0.0.14", "starttls"),
+        ("unix", "127.0.0.17", "off"),
         ("passes-tls-v1", "127.0.0.15", "implicit"),
         ("passes-tls-v2", "127.0.0.16", "implicit"),
     ],
@@ -132,6 +137,17 @@ def test_the_client_is_who_connected_to_haproxy(deliver, route, source, tls):
     note, text = deliver(route, source, tls=tls)
     assert note["version"] == (1 if "v1" in route else 2)
     assert ("with ESMTPS id" in text) is (tls != "off")
+
+
+def test_the_documented_configuration_is_one_that_haproxy_takes(tmp_path):
+    """docs/how-to/behind-haproxy.md shows it."""
+    page = (Path(__file__).parents[2] / "docs/how-to/behind-haproxy.md").read_text()
+    blocks = re.findall(r"^```haproxy\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert blocks
+    for block in blocks:
+        (tmp_path / "haproxy.cfg").write_text(block)
+        valid, said = is_valid(tmp_path / "haproxy.cfg")
+        assert valid, said
 
 
 def test_the_tlvs_of_version_2_stand_on_the_peer(deliver):

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.integration.peers.programs import peer_program, until
+from tests.integration.peers.programs import peer_program, run, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+HAPROXY = "haproxy/usr/sbin/haproxy"
 CONFIGURATION = """
 global
     maxconn 100
@@ -35,8 +36,8 @@ class Route:
     """A port of HAProxy's, and where it leads."""
 
     name: str
-    port: int
-    """The server's."""
+    to: str
+    """The server's address, ``127.0.0.1:25`` or ``unix@PATH``."""
     server: str
     """What stands behind the address in the ``server`` line: ``send-proxy-v2``."""
     bind: str = ""
@@ -91,12 +92,12 @@ def haproxy(*routes: Route) -> Iterator[HAProxy]:
                 f"    default_backend {route.name}\n"
                 f"backend {route.name}\n"
                 f"{route.backend}\n"
-                f"    server mx 127.0.0.1:{route.port} {route.server}\n"
+                f"    server mx {route.to} {route.server}\n"
             )
         (folder / "haproxy.cfg").write_text("".join(lines))
         log = stack.enter_context((folder / "log").open("wb"))
         process = subprocess.Popen(
-            [peer_program("haproxy/usr/sbin/haproxy"), "-db", "-f", folder / "haproxy.cfg"],
+            [peer_program(HAPROXY), "-db", "-f", folder / "haproxy.cfg"],
             stdout=log,
             stderr=log,
             pass_fds=[listening.fileno() for listening in sockets.values()],
@@ -111,6 +112,12 @@ def haproxy(*routes: Route) -> Iterator[HAProxy]:
 
         until(ready, "HAProxy's control socket")
         yield running
+
+
+def is_valid(configuration: Path) -> tuple[bool, str]:
+    """Let HAProxy check a configuration; what it says comes along."""
+    checked = run(peer_program(HAPROXY), "-c", "-f", configuration)
+    return checked.returncode == 0, checked.stdout
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
