@@ -8,6 +8,7 @@
     │   └── ConnectionLost   … because the client went away
     ├── ConfigError          one or more things are wrong in the configuration
     ├── BootError            a worker could not start
+    ├── ProxyError           a connection did not begin with a PROXY header
     └── StoreUnavailable     no answer from the shared state within its deadline
 
     LocalProtocolError       (RuntimeError) a caller broke the protocol core's contract: a bug here
@@ -84,6 +85,20 @@ class ConfigError(PreforkmxError):
 
 class BootError(PreforkmxError):
     """A worker, the store process or a checker could not start; the text says why."""
+
+
+class ProxyError(PreforkmxError):
+    """A connection did not begin with a PROXY header that can be believed: it ends, unanswered.
+
+    :param reason: what is wrong, for the log; it holds none of the client's octets.
+    :param closed: the peer went away before its header was whole. Balancers that check a port
+        by connecting to it do this all day.
+    """
+
+    def __init__(self, reason: str, *, closed: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.closed = closed
 
 
 class StoreUnavailable(PreforkmxError):
