@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from preforkmx.context import Context, Signal
 from preforkmx.middleware.base import Middleware
 from preforkmx.middleware.chain import compile_chain
 from preforkmx.protocol.settings import Settings
 from preforkmx.session.acceptor import Acceptor
-from preforkmx.session.listener import Listener, TLSMode, split_address
+from preforkmx.session.listener import Listener, split_address
 from preforkmx.session.reception import Reception
 from preforkmx.session.service import HOOK_FAILURE, Service
+from preforkmx.state.networks import NetworkSet
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from types import TracebackType
 
     from preforkmx.errors import SMTPError
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from preforkmx.model import Peer
     from preforkmx.observe.counters import Counters
     from preforkmx.observe.log import AccessLog
+    from preforkmx.state.networks import IPNetwork
 
 
 class Server:
@@ -61,6 +65,24 @@ class Server:
         waits for the client.
     :param max_sessions: sessions at once; more get 421.
     :param allow_insecure_auth: offer AUTH in plain text too.
+    :param smtputf8: offer SMTPUTF8 (RFC 6531): addresses and headers may hold UTF-8.
+    :param dsn: offer DSN (RFC 3461); the handler finds it in ``envelope.dsn``, and has to
+        write the notifications, or to hand the wish on.
+    :param chunking: offer CHUNKING and BINARYMIME (RFC 3030).
+    :param requiretls: offer REQUIRETLS under TLS (RFC 8689); the handler has to keep it.
+    :param bare_newline: what becomes of a CR or LF that stands alone: ``"reject"`` refuses the
+        message or command and closes, ``"normalize"`` takes a LF for CRLF and a CR for a space.
+    :param normalize_from: networks whose clients' bare newlines are normalised in any case.
+    :param hops: Received headers of a message; more are a loop (RFC 5321 section 6.3).
+    :param commands: commands since the last delivered message, accepted MAIL, RCPT, DATA and
+        BDAT not counted, then 421; 0: no limit.
+    :param transactions: accepted MAIL commands of a session, then 421; 0: no limit.
+    :param strict_flights: refuse, with 554 and a close, clients that send more where RFC 2920
+        makes them wait for an answer.
+    :param greeting_delay: seconds in which a client has to be silent before it is greeted; who
+        speaks gets 554. 0: no wait.
+    :param minimum_rate: octets a second of a message, over a minute of waiting for the client;
+        who is slower gets 421. 0: no minimum.
     :param logger: for what goes wrong, and the parent of each session's ``ctx.logger``. At
         debug level it also gets the dialogue, without credentials.
     :param access_log: gets a line for a refused connection, a transaction, a session's end.
@@ -84,6 +106,18 @@ class Server:
         delivery_timeout: float = 240.0,
         max_sessions: int = 100,
         allow_insecure_auth: bool = False,
+        smtputf8: bool = False,
+        dsn: bool = False,
+        chunking: bool = True,
+        requiretls: bool = False,
+        bare_newline: Literal["reject", "normalize"] = "reject",
+        normalize_from: Iterable[IPNetwork] = (),
+        hops: int = 100,
+        commands: int = 0,
+        transactions: int = 0,
+        strict_flights: bool = False,
+        greeting_delay: float = 0.0,
+        minimum_rate: int = 0,
         logger: logging.Logger | None = None,
         access_log: AccessLog | None = None,
     ) -> None:
@@ -104,9 +138,22 @@ class Server:
             "recipients": recipients,
             "errors": errors,
             "auth_failures": auth_failures,
+            "chunking": chunking,
+            "hops": hops,
+            "commands": commands,
+            "transactions": transactions,
+            "strict_flights": strict_flights,
+        }
+        self._bare_newline = bare_newline
+        # What promises something for the message's way from here on.
+        self._wishes = {
+            "BINARYMIME": chunking,
+            "DSN": dsn,
+            "REQUIRETLS": requiretls,
+            "SMTPUTF8": smtputf8,
         }
         self._allow_insecure_auth = allow_insecure_auth
-        self._settings: dict[Listener, Settings] = {}
+        self._settings: dict[tuple[Listener, bool], Settings] = {}
         self._service = Service(
             settings=self._settings_for,
             logger=logger or logging.getLogger("preforkmx.session"),
@@ -118,6 +165,9 @@ class Server:
             hostname=hostname or socket.getfqdn(),
             command_timeout=command_timeout,
             delivery_timeout=delivery_timeout,
+            greeting_delay=greeting_delay,
+            minimum_rate=minimum_rate,
+            normalize_from=NetworkSet(normalize_from),
             session_time=session_time,
             ending=session_time is not None,
             max_sessions=max_sessions,
@@ -139,15 +189,22 @@ class Server:
                 raise TypeError(f"use() takes Middleware, not {item!r}")
             self._middleware.append(item)
 
-    def listen(self, address: str, *, tls: TLSMode = "starttls", backlog: int = 1024) -> None:
+    def listen(self, address: str | Listener, **options: Any) -> None:
         """Add a listener that ``async with server`` binds.
 
-        :param address: ``"HOST:PORT"``; port 0 is any free port, see :attr:`addresses`.
+        :param address: ``"HOST:PORT"``, port 0 being any free port (see :attr:`addresses`),
+            or ``"unix:/PATH"``; or a :class:`~preforkmx.session.listener.Listener`.
+        :param options: the other parameters of Listener: ``tls``, ``backlog``, ``protocol``,
+            ``proxy_protocol``, ``proxy_from``, ``xclient_from``.
         :raises RuntimeError: after the start.
         """
         if self._stack is not None:
             raise RuntimeError("listen() comes before the start")
-        self._listeners.append(Listener(address, tls=tls, backlog=backlog))
+        if not isinstance(address, Listener):
+            address = Listener(address, **options)
+        elif options:
+            raise TypeError("a Listener has its options already")
+        self._listeners.append(address)
 
     def host(
         self,
@@ -283,9 +340,9 @@ class Server:
         self._close_listeners()
         await self._running.__aexit__(kind, error, traceback)
 
-    async def serve(self, address: str, *, tls: TLSMode = "starttls") -> None:
-        """Listen on `address` too, and serve until :meth:`shutdown`."""
-        self.listen(address, tls=tls)
+    async def serve(self, address: str | Listener, **options: Any) -> None:
+        """Listen on `address` too, as :meth:`listen` does, and serve until :meth:`shutdown`."""
+        self.listen(address, **options)
         async with self:
             await self._service.draining
             await self.wait_closed()
@@ -311,13 +368,21 @@ class Server:
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Host and port of each listener, in the order of :meth:`listen`, once it is bound."""
-        return [sock.getsockname()[:2] for sock in self._sockets]
+        """Host and port of each listener, in the order of :meth:`listen`, once it is bound.
+
+        Those of a unix socket are its path and 0.
+        """
+        return [
+            (sock.getsockname(), 0) if sock.family == socket.AF_UNIX else sock.getsockname()[:2]
+            for sock in self._sockets
+        ]
 
     def _close_listeners(self) -> None:
         for acceptor in self._acceptors:
             acceptor.stop()
         for sock in self._sockets:
+            if sock.family == socket.AF_UNIX and sock.fileno() >= 0:
+                Path(sock.getsockname()).unlink(missing_ok=True)
             sock.close()
         self._acceptors.clear()
         self._sockets.clear()
@@ -335,8 +400,8 @@ class Server:
             asyncio.get_running_loop(), sock, listener, self._reception.take, self._service.logger
         )
 
-    def _settings_for(self, listener: Listener) -> Settings:
-        settings = self._settings.get(listener)
+    def _settings_for(self, listener: Listener, normalize: bool) -> Settings:  # noqa: FBT001
+        settings = self._settings.get((listener, normalize))
         if settings is None:
             service = self._service
             settings = Settings(
@@ -344,10 +409,21 @@ class Server:
                 starttls=listener.tls == "starttls" and service.tls is not None,
                 auth=bool(service.chain.authenticate),
                 allow_insecure_auth=self._allow_insecure_auth,
+                lmtp=listener.protocol == "lmtp",
+                bare_newline="normalize" if normalize else self._bare_newline,
+                binarymime=self._promises("BINARYMIME"),
+                dsn=self._promises("DSN"),
+                requiretls=self._promises("REQUIRETLS"),
+                smtputf8=self._promises("SMTPUTF8"),
                 **self._limits,
             )
-            self._settings[listener] = settings
+            self._settings[listener, normalize] = settings
         return settings
+
+    def _promises(self, extension: str) -> bool:
+        """Say whether `extension` is wished, and the delivery can keep it."""
+        kept = self._delivery.extensions if self._delivery is not None else None
+        return self._wishes[extension] and (kept is None or extension in kept)
 
     # --- drain --------------------------------------------------------------------------------------
 
@@ -373,6 +449,9 @@ class Server:
 
 
 def _bind(listener: Listener) -> socket.socket:
+    path = listener.unix_path
+    if path is not None:
+        return _bind_unix(path, listener.backlog)
     host, port = split_address(listener.address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -382,6 +461,25 @@ def _bind(listener: Listener) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port))
         sock.listen(listener.backlog)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_unix(path: Path, backlog: int) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            # A dead one is replaced; a live one belongs to somebody.
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.settimeout(1.0)
+                if probe.connect_ex(str(path)) == 0:
+                    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), str(path))
+            path.unlink()
+        sock.bind(str(path))
+        sock.listen(backlog)
         sock.setblocking(False)
     except BaseException:
         sock.close()

@@ -73,7 +73,8 @@ class Builder:
         return server
 
     def _own_server(self) -> Server | None:
-        config, limits = self._config, self._config.limits
+        config = self._config
+        limits, extensions = config.limits, config.extensions
         # The rules of the configuration have seen to it.
         assert config.hostname is not None
         assert config.delivery is not None
@@ -84,6 +85,7 @@ class Builder:
         )
         if delivery is None:
             return None
+        self._look_at_promises(delivery)
         server = Server(
             hostname=hostname,
             tls=self._tls,
@@ -95,12 +97,40 @@ class Builder:
             session_time=limits.session_time,
             errors=limits.errors,
             auth_failures=limits.auth_failures,
+            bare_newline=limits.bare_newline,
+            normalize_from=limits.normalize_from,
+            hops=limits.hops,
+            commands=limits.commands,
+            transactions=limits.transactions,
+            strict_flights=limits.strict_flights,
+            greeting_delay=limits.greeting_delay,
+            minimum_rate=limits.minimum_rate,
+            smtputf8=extensions.smtputf8,
+            dsn=extensions.dsn,
+            chunking=extensions.chunking,
+            requiretls=extensions.requiretls,
             delivery_timeout=table.timeout,
             max_sessions=config.workers.max_sessions,
             access_log=self._access_log,
         )
         server.use(*first)
         return server
+
+    def _look_at_promises(self, delivery: Middleware) -> None:
+        """A promise that was switched on by hand is kept: a site's delivery says so itself.
+
+        SMTPUTF8 and BINARYMIME, which are on by default, are only not offered then.
+        """
+        if delivery.extensions is None:
+            return
+        for key in ("dsn", "requiretls"):
+            if getattr(self._config.extensions, key) and key.upper() not in delivery.extensions:
+                self._problem(
+                    ("extensions", key),
+                    "cannot be kept by the delivery",
+                    f"its extensions are without {key.upper()}",
+                    value=True,
+                )
 
     def _apps_server(self, app: str) -> Server | None:
         config = self._config
@@ -165,5 +195,5 @@ class Builder:
             self._problem(path, str(error), getattr(error, "hint", ""), value)
             return None
 
-    def _problem(self, path: KeyPath, message: str, hint: str, value: str) -> None:
+    def _problem(self, path: KeyPath, message: str, hint: str, value: object) -> None:
         self._problems.append(self._loaded.problem(path, message, hint, value=value))

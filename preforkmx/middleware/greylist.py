@@ -140,6 +140,7 @@ class Greylist:
         address = peer.address
         return (
             address is None
+            or peer.is_health_check
             or peer.username is not None
             or address in self._allow
             or (self._exempt_private and address in PRIVATE)

@@ -114,8 +114,19 @@ def rate_limit(
     key = object()
 
     async def check_connection(ctx: Context, peer: Peer) -> Context | None:
+        # When the check runs again for the address that XCLIENT names, the new lease takes the
+        # place of the old one.
+        before: Lease | None = ctx.value(key)
+        lease = await admit(peer)
+        if before is not None:
+            await store.close_connection(before)
+        if lease is None and before is None:
+            return None
+        return ctx.with_value(key, lease)
+
+    async def admit(peer: Peer) -> Lease | None:
         address = peer.address
-        if address is None or address in allowed:
+        if address is None or peer.is_health_check or address in allowed:
             return None
         host = host_octets(address)
         blocked.check(host)
@@ -125,14 +136,7 @@ def rate_limit(
             return None
         if not admission.admitted:
             blocked.block(host, admission.limit, admission.wait)
-        # When the check runs again for the address that a proxy names, the new lease takes
-        # the place of the old one.
-        before: Lease | None = ctx.value(key)
-        if before is not None:
-            await store.close_connection(before)
-        if admission.lease is None and before is None:
-            return None
-        return ctx.with_value(key, admission.lease)
+        return admission.lease
 
     async def disconnect(ctx: Context, peer: Peer, _error: BaseException | None) -> None:
         lease: Lease | None = ctx.value(key)
@@ -175,7 +179,7 @@ def ip_rate_limit(
     blocked = _Blocked(clock)
 
     async def ip_rate_limit(_ctx: Context, peer: Peer) -> None:
-        if peer.address is None:
+        if peer.address is None or peer.is_health_check:
             return
         host = host_octets(peer.address)
         blocked.check(host)

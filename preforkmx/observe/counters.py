@@ -27,6 +27,12 @@ class Counters:
     """Octets of messages as they came over the wire."""
     commands_refused: int = 0
     """Commands answered with 4xx or 5xx."""
+    early_talkers: int = 0
+    """Sessions ended because the client sent before it was its turn."""
+    wrong_protocol: int = 0
+    """Connections of HTTP clients, and of TLS clients on a plain port."""
+    proxy_failures: int = 0
+    """Connections without a PROXY header that could be believed, where one is expected."""
     auth_successes: int = 0
     auth_failures: int = 0
     tls_handshakes: int = 0

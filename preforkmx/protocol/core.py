@@ -17,15 +17,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from preforkmx.errors import LocalProtocolError
-from preforkmx.protocol import commands, replies
+from preforkmx.protocol import commands, replies, xclient
+from preforkmx.protocol.authentication import Authentication
+from preforkmx.protocol.chunking import Transfer, parse_chunk
 from preforkmx.protocol.events import (
+    Bdat,
     Chunk,
     Closing,
-    Credentials,
     Data,
     End,
     Event,
+    Foreign,
+    Forwarded,
     Gone,
+    Mail,
     NeedData,
     Pause,
     Quit,
@@ -35,10 +40,11 @@ from preforkmx.protocol.events import (
 )
 from preforkmx.protocol.extensions import auth_offered
 from preforkmx.protocol.framing import LINE_LIMIT, LineFramer, Trouble
+from preforkmx.protocol.hops import HopCounter
 from preforkmx.protocol.message import MessageScanner
-from preforkmx.protocol.order import TABLE, State, Verb
+from preforkmx.protocol.order import LAST_IN_FLIGHT, LMTP_REPLIES, TABLE, WORK, State, Verb
 from preforkmx.protocol.replies import Reply
-from preforkmx.protocol.sasl import MECHANISMS, RESPONSE_LIMIT, Exchange, Identity, decode
+from preforkmx.protocol.sasl import RESPONSE_LIMIT
 
 if TYPE_CHECKING:
     from preforkmx.protocol.settings import Settings
@@ -50,42 +56,71 @@ NEED_DATA = NeedData()
 PAUSE = Pause()
 GONE = Gone()
 
-_TRANSACTION = frozenset({State.MAIL, State.RCPT, State.MESSAGE, State.DELIVERY})
+_TRANSACTION = frozenset(
+    {State.MAIL, State.RCPT, State.MESSAGE, State.CHUNK, State.CHUNKS, State.DELIVERY}
+)
 _GREETINGS = frozenset({Verb.HELO, Verb.EHLO})
-_SPECIAL = frozenset({State.CONNECTED, State.MESSAGE, State.DELIVERY, State.TLS, State.CLOSED})
+_SPECIAL = frozenset(
+    {
+        State.CONNECTED,
+        State.MESSAGE,
+        State.CHUNK,
+        State.SKIP,
+        State.DELIVERY,
+        State.TLS,
+        State.CLOSED,
+    }
+)
 # Events without fields.
 _DATA = Data()
+_BDAT = Bdat()
+_FOREIGN = Foreign()
 _QUIT = Quit()
 _RESET = Reset()
+
+_HTTP = frozenset(
+    {b"CONNECT", b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PRI", b"PUT"}
+)
+# The first octet of a TLS record that begins a handshake (RFC 8446 section 5.1).
+_TLS_HANDSHAKE = b"\x16"
 
 Trace = Callable[[str, bytes], None]
 """Called with ``"C"`` or ``"S"`` and a line or reply; credentials are redacted."""
 
 
 class Core:
-    """The server's side of one SMTP session, without its transport.
+    """The server's side of one SMTP or LMTP session, without its transport.
 
     :param settings: shared by all sessions of a listener.
     :param tls: the transport is encrypted already (implicit TLS).
+    :param may_forward: the peer may use XCLIENT.
     :param trace: is told every line and reply, for debugging.
     """
 
     __slots__ = (
         "_after",
-        "_auth_failures",
+        "_authentication",
+        "_binary",
         "_closing",
+        "_commands",
         "_eof",
         "_errors",
-        "_exchange",
         "_framer",
+        "_hops",
+        "_idle",
         "_message",
         "_output",
         "_recipients",
         "_settings",
+        "_smtputf8",
+        "_strict",
+        "_transactions",
+        "_transfer",
         "_verb",
         "authenticated",
         "extended",
         "last_call",
+        "may_forward",
         "receive_data",
         "refusals",
         "state",
@@ -94,33 +129,47 @@ class Core:
     )
 
     def __init__(
-        self, settings: Settings, *, tls: bool = False, trace: Trace | None = None
+        self,
+        settings: Settings,
+        *,
+        tls: bool = False,
+        may_forward: bool = False,
+        trace: Trace | None = None,
     ) -> None:
         self._settings = settings
-        self._framer = LineFramer()
+        self._framer = LineFramer(normalize=settings.bare_newline == "normalize")
         self.receive_data = self._framer.feed
         """Takes octets from the client."""
         self._output: list[bytes] = []
         self.trace = trace
+        self._commands = self._LMTP if settings.lmtp else self._SMTP
+        self._strict = settings.strict_flights
         self._message: MessageScanner | None = None
-        self._exchange: tuple[str, Exchange] | None = None
+        self._transfer: Transfer | None = None
+        self._hops: HopCounter | None = None
+        self._authentication = Authentication(settings.auth_failures)
         # The command that waits for accept() or refuse(), and the state if it is accepted.
         self._verb: Verb | None = None
         self._after = State.CONNECTED
         self._closing: Reply | None = None
         self._eof = False
         self._errors = 0
-        self._auth_failures = 0
+        self._idle = 0
+        self._transactions = 0
         self._recipients = 0
+        # Of this transaction's MAIL.
+        self._smtputf8 = False
+        self._binary = False
         self.refusals = 0
         """Commands that were refused, by whomever."""
         self.state = State.CONNECTED
         self.extended = False
-        """The client greeted with EHLO."""
+        """The client greeted with EHLO or LHLO."""
         self.authenticated = False
         self.last_call: Reply | None = None
         """Where this is set, the next command outside a transaction gets it as the last reply."""
         self.tls = tls
+        self.may_forward = may_forward
 
     # --- octets in and out -----------------------------------------------------------------
 
@@ -132,12 +181,17 @@ class Core:
     @property
     def closed(self) -> bool:
         """The last reply was written."""
-        return self._closing is not None
+        return self.state is State.CLOSED
 
     @property
     def eof(self) -> bool:
         """The client will send no more."""
         return self._eof
+
+    @property
+    def recipients(self) -> int:
+        """Recipients of this transaction that were accepted."""
+        return self._recipients
 
     def receive_eof(self) -> None:
         """The client will send no more."""
@@ -171,7 +225,7 @@ class Core:
     # --- the caller's decisions ---------------------------------------------------------------
 
     def greet(self) -> None:
-        """Write the 220 greeting: the session begins."""
+        """Write the 220 greeting: the session begins, or begins again after XCLIENT."""
         if self.state is not State.CONNECTED:
             raise LocalProtocolError("greet() after the greeting")
         self.state = State.GREETED
@@ -199,10 +253,17 @@ class Core:
             self._write(reply or replies.RECIPIENT_OK)
         elif verb is Verb.MAIL:
             self._recipients = 0
+            self._transactions += 1
             self._write(reply or replies.SENDER_OK)
         elif verb is Verb.DATA:
-            self._message = MessageScanner(self._settings.message_size)
+            settings = self._settings
+            self._message = MessageScanner(
+                settings.message_size, normalize=settings.bare_newline == "normalize"
+            )
+            self._hops = HopCounter(settings.hops)
             self._write(replies.START_MESSAGE)
+        elif verb is Verb.BDAT:
+            self._hops = HopCounter(self._settings.hops)
         elif verb is Verb.QUIT:
             self._write(reply or replies.BYE)
         elif verb is Verb.HELO:
@@ -210,7 +271,10 @@ class Core:
             self._write(reply or self._settings.helo)
         elif verb is Verb.EHLO:
             self.extended = True
-            self._write(reply or self._settings.ehlo[self.tls], extended=False)
+            self._write(
+                reply or self._settings.ehlo(tls=self.tls, xclient=self.may_forward),
+                extended=False,
+            )
         elif verb is Verb.AUTH:
             self.authenticated = True
             self._write(reply or replies.AUTHENTICATED)
@@ -222,27 +286,53 @@ class Core:
                 self._write(replies.TLS_INJECTION)
             else:
                 self._write(reply or replies.READY_FOR_TLS)
+        elif verb is Verb.XCLIENT:
+            self.extended = False
+            self.authenticated = False
         else:
             self._write(reply or replies.OK)
+        if self.state is not State.CHUNK:
+            self._transfer = None
 
     def refuse(self, reply: Reply) -> None:
         """Refuse the command of the last event: write `reply`, stay in the state before it."""
         verb = self._verb
-        if verb is None:
-            raise LocalProtocolError("refuse() without a pending command")
+        if verb is None or verb is Verb.BDAT:
+            raise LocalProtocolError("refuse() without a command that can be refused")
         self._verb = None
         if verb is Verb.AUTH and reply.code >= 500:
-            reply = self._auth_failed(reply)
+            reply = self._authentication.failed(reply)
         self._refuse(reply, verb)
 
-    def finish(self, reply: Reply) -> None:
-        """Answer the message: the transaction is over, whatever the answer."""
+    def finish(self, *answers: Reply) -> None:
+        """Answer the message: the transaction is over, whatever the answer.
+
+        :param answers: one; in LMTP one for each accepted recipient (RFC 2033 section 4.2).
+        """
         if self.state is not State.DELIVERY:
             raise LocalProtocolError("finish() without a complete message")
         self.state = State.READY
-        if reply.code == 250:
-            self._errors = 0
-        self._write(reply)
+        for reply in answers:
+            if reply.code == 250:
+                self._errors = self._idle = 0
+            self._write(reply)
+
+    def fail_chunks(self, reply: Reply) -> None:
+        """Refuse the chunks that are still to come with `reply`: nobody takes the message.
+
+        Nothing of a message that came with DATA.
+        """
+        if self._transfer is not None and self._transfer.failure is None:
+            self._transfer.failure = reply
+
+    def give_up_chunks(self) -> None:
+        """The command of the last event came between two chunks: there will be no message.
+
+        It is answered as if there had been no transaction.
+        """
+        self._transfer = None
+        if self.state is State.CHUNKS:
+            self.state = State.READY
 
     def tls_started(self) -> None:
         """Forget what was learnt in plain text (RFC 3207 section 4.2).
@@ -264,7 +354,14 @@ class Core:
     @property
     def in_transaction(self) -> bool:
         """A MAIL was accepted and its transaction is not over."""
-        return self.state in _TRANSACTION
+        return self.state in _TRANSACTION or (
+            self.state is State.SKIP and self._after in _TRANSACTION
+        )
+
+    @property
+    def auth_failures(self) -> int:
+        """Failed authentications so far."""
+        return self._authentication.failures
 
     def next_event(self) -> Event:
         """Return what the octets so far mean next.
@@ -277,33 +374,50 @@ class Core:
             raise LocalProtocolError("next_event() before the last event was answered")
         for _ in range(COMMANDS_A_TURN):
             if self.state in _SPECIAL:
-                return self._special()
-            line = self._framer.next_line(LINE_LIMIT if self._exchange is None else RESPONSE_LIMIT)
+                special = self._special()
+                if special is not None:
+                    return special
+                continue
+            if self._authentication.running:
+                limit = RESPONSE_LIMIT
+            else:
+                limit = LINE_LIMIT
+                if self.state is State.GREETED and self._framer.starts_with(_TLS_HANDSHAKE):
+                    self.state = State.CLOSED
+                    return _FOREIGN
+            line = self._framer.next_line(limit)
             if line is None:
                 return GONE if self._eof else NEED_DATA
             if type(line) is not bytes:
                 self._trouble(line)  # type: ignore[arg-type]
                 continue
-            event = self._response(line) if self._exchange is not None else self._command(line)
+            event = self._response(line) if self._authentication.running else self._command(line)
             if event is not None:
                 return event
         return PAUSE
 
-    def _special(self) -> Event:
-        """The next event where octets are no commands."""
-        if self.state is State.MESSAGE:
+    def _special(self) -> Event | None:
+        """The next event where octets are no commands; None: they are again."""
+        state = self.state
+        if state is State.MESSAGE:
             return self.next_of_message()
+        if state is State.CHUNK or state is State.SKIP:
+            return self._next_of_chunk()
         if self._closing is not None:
             return Closing(self._closing)
-        if self.state is State.DELIVERY:
+        if state is State.DELIVERY:
             raise LocalProtocolError("next_event() before the message was answered")
+        if state is State.CLOSED:
+            return _FOREIGN
         return GONE if self._eof else NEED_DATA
 
-    def next_of_message(self) -> NeedData | Gone | Chunk | End:
+    def next_of_message(self) -> Event:
         """:meth:`next_event` for those who know that a message arrives."""
         message = self._message
         if message is None:
-            raise LocalProtocolError("next_of_message() without a message")
+            return self.next_event()
+        hops = self._hops
+        assert hops is not None
         while not message.ended:
             octets = self._framer.take()
             if not octets:
@@ -312,17 +426,54 @@ class Core:
             if rest:
                 self._framer.feed(rest)
             if chunk:
+                hops.feed(chunk)
                 return Chunk(chunk)
-        self.state = State.DELIVERY
         self._message = None
-        return End(message.size, message.fault)
+        return self._end(message.size, message.fault)
+
+    def _end(self, size: int, fault: Reply | None) -> End:
+        self.state = State.DELIVERY
+        if fault is None and self._hops is not None and self._hops.too_many:
+            fault = replies.TOO_MANY_HOPS
+        self._hops = None
+        return End(size, fault)
+
+    def _next_of_chunk(self) -> Event | None:
+        """The octets of the present chunk, or its end; None: a command comes next."""
+        transfer = self._transfer
+        assert transfer is not None
+        while transfer.left:
+            octets = self._framer.take_at_most(transfer.left)
+            if not octets:
+                return GONE if self._eof else NEED_DATA
+            transfer.left -= len(octets)
+            if not transfer.skipping:
+                assert self._hops is not None
+                self._hops.feed(octets)
+                return Chunk(octets)
+        if self.state is State.SKIP:
+            self._transfer = None
+            self.state = self._after
+            assert transfer.failure is not None
+            self._refuse(transfer.failure)
+        elif transfer.last:
+            self._transfer = None
+            # What was refused is a fault of the message; what its handler said is the caller's.
+            return self._end(transfer.size, transfer.failure if transfer.skipping else None)
+        else:
+            self.state = State.CHUNKS
+            if transfer.failure is not None:
+                self._refuse(transfer.failure)
+            else:
+                self._write(replies.chunk_taken(transfer.announced))
+        return None
 
     def _trouble(self, trouble: Trouble) -> None:
         if self.trace is not None:
             self.trace("C", f"<{trouble.value}>".encode())
         if trouble is Trouble.TOO_LONG:
-            if self._exchange is not None:
-                self._exchange = None
+            if self._authentication.running:
+                self._authentication.cancel()
                 self.state = State.READY
                 self._refuse(replies.AUTH_TOO_LONG)
             else:
@@ -342,7 +493,14 @@ class Core:
             self._errors += 1
             if self._errors > self._settings.errors and not reply.close:
                 reply = replies.TOO_MANY_ERRORS
+        if (verb is None or verb in WORK) and not reply.close and self._too_idle():
+            reply = replies.TOO_MANY_COMMANDS
         self._write(reply, extended=self._has_enhanced(verb))
+
+    def _too_idle(self) -> bool:
+        """Count a command that brings no message nearer; say whether it is one too many."""
+        self._idle += 1
+        return 0 < self._settings.commands < self._idle
 
     def _has_enhanced(self, verb: Verb | None) -> bool:
         """Say whether the reply to `verb` has an enhanced code (RFC 2034 section 4)."""
@@ -359,20 +517,28 @@ class Core:
         ):
             self._write(self.last_call)
             return None
-        known = self._COMMANDS.get(word) or self._COMMANDS.get(word.upper())
+        known = self._commands.get(word) or self._commands.get(word.upper())
         if self.trace is not None:
             self.trace("C", commands.redact(line, known=known is not None))
         if known is None:
-            self._refuse(replies.UNKNOWN_COMMAND)
-            return None
+            return self._unknown(word)
         verb, parse = known
+        if self._strict and self._framer.buffered and self._sends_too_early(verb):
+            self._refuse(replies.SENT_TOO_EARLY, verb)
+            return None
+        if verb not in WORK and self._too_idle():
+            self._refuse(replies.TOO_MANY_COMMANDS, verb)
+            return None
         after = TABLE[self.state][verb]
+        # RFC 5321 section 4.1.1 asks to tolerate white space before the CRLF.
+        argument = argument.rstrip(b" \t")
+        if verb is Verb.BDAT:
+            return self._bdat(argument, after)
         if type(after) is not State:
-            self._refuse(after)  # type: ignore[arg-type]
+            self._refuse(self._table_reply(after), verb)
             return None
         self._after = after
-        # RFC 5321 section 4.1.1 asks to tolerate white space before the CRLF.
-        event = parse(self, argument.rstrip(b" \t"))
+        event = parse(self, argument)
         if type(event) is Reply:
             self._refuse(event, verb)
             return None
@@ -380,23 +546,91 @@ class Core:
             self._verb = verb
         return event  # type: ignore[return-value]
 
+    def _unknown(self, word: bytes) -> Event | None:
+        if word.upper() in _HTTP and self.state not in _TRANSACTION:
+            # A browser that a page makes talk to this port, or a proxy: what it sends next may
+            # be anybody's choice, and look like SMTP.
+            self.state = State.CLOSED
+            return _FOREIGN
+        self._refuse(replies.UNKNOWN_COMMAND)
+        return None
+
+    def _sends_too_early(self, verb: Verb) -> bool:
+        """There is more behind `verb` in its flight: is that against the rules?
+
+        A client that did not see PIPELINING must send nothing early (RFC 2920 section 3.1),
+        and nobody may behind certain commands. Whoever does it may be a spammer in a hurry, or
+        two clients in one connection.
+        """
+        return verb in LAST_IN_FLIGHT or not self.extended
+
+    def _table_reply(self, reply: State | Reply) -> Reply:
+        assert type(reply) is Reply
+        return LMTP_REPLIES.get(reply, reply) if self._settings.lmtp else reply
+
     def _helo(self, argument: bytes) -> Event | Reply | None:
         return commands.hello(argument, extended=False)
 
     def _ehlo(self, argument: bytes) -> Event | Reply | None:
         return commands.hello(argument, extended=True)
 
+    def _other_greeting(self, _argument: bytes) -> Event | Reply | None:
+        # RFC 2033 section 4.1: never a completion reply to HELO and EHLO.
+        return replies.SEND_LHLO if self._settings.lmtp else replies.SEND_EHLO
+
     def _mail(self, argument: bytes) -> Event | Reply | None:
-        return commands.mail(argument, self._settings)
+        settings = self._settings
+        if 0 < settings.transactions <= self._transactions:
+            return replies.TOO_MANY_TRANSACTIONS
+        event = commands.mail(argument, settings, tls=self.tls)
+        if isinstance(event, Mail):
+            self._smtputf8 = event.parameters.smtputf8
+            self._binary = event.parameters.body == "BINARYMIME"
+        return event
 
     def _rcpt(self, argument: bytes) -> Event | Reply | None:
-        event = commands.rcpt(argument, self._settings)
+        event = commands.rcpt(argument, self._settings, smtputf8=self._smtputf8)
         if self._recipients >= self._settings.recipients and type(event) is Rcpt:
             return replies.TOO_MANY_RECIPIENTS
         return event
 
     def _data(self, argument: bytes) -> Event | Reply | None:
+        if self._binary:
+            # RFC 3030 section 3.
+            return replies.BINARY_NEEDS_CHUNKS
         return replies.NO_ARGUMENT if argument else _DATA
+
+    def _bdat(self, argument: bytes, after: State | Reply) -> Event | None:
+        """Take BDAT. The octets behind it are never commands, whatever is wrong with it."""
+        chunk = parse_chunk(argument)
+        if chunk is None:
+            self._refuse(replies.BDAT_SYNTAX)
+            return None
+        transfer = self._transfer
+        begins = transfer is None
+        if transfer is None:
+            transfer = Transfer(self._settings.message_size)
+        size, last = chunk
+        if not self._settings.chunking:
+            after = replies.NOT_IMPLEMENTED
+        if type(after) is not State:
+            transfer.failure = self._table_reply(after)
+        transfer.begin(size, last=last)
+        if transfer.too_large_to_read:
+            self._refuse(replies.TOO_LARGE_TO_READ)
+            return None
+        self._transfer = transfer
+        if type(after) is not State:
+            # RFC 3030 section 2: the chunk is read, and thrown away.
+            self._after = self.state
+            self.state = State.SKIP
+            return None
+        if begins:
+            self._after = after
+            self._verb = Verb.BDAT
+            return _BDAT
+        self.state = after
+        return None
 
     def _rset(self, argument: bytes) -> Event | Reply | None:
         return replies.NO_ARGUMENT if argument else _RESET
@@ -409,13 +643,18 @@ class Core:
         return replies.NO_ARGUMENT if argument else _QUIT
 
     def _vrfy(self, argument: bytes) -> Event | Reply | None:
-        return commands.vrfy(argument)
+        event = commands.vrfy(argument, self._settings)
+        if self.state is State.CHUNKS and type(event) is not Reply:
+            # The session is busy with the message; RFC 5321 section 7.3 makes this right.
+            self._write(replies.CANNOT_VERIFY)
+            return None
+        return event
 
     def _expn(self, _argument: bytes) -> Event | Reply | None:
         return replies.NOT_IMPLEMENTED
 
     def _help(self, _argument: bytes) -> Event | Reply | None:
-        self._write(replies.HELP)
+        self._write(replies.LMTP_HELP if self._settings.lmtp else replies.HELP)
         return None
 
     def _starttls(self, argument: bytes) -> Event | Reply | None:
@@ -424,6 +663,12 @@ class Core:
         if not self._settings.starttls:
             return replies.NOT_IMPLEMENTED
         return replies.NO_ARGUMENT if argument else StartTLS()
+
+    def _xclient(self, argument: bytes) -> Event | Reply | None:
+        if not self.may_forward:
+            return replies.XCLIENT_NOT_FOR_YOU
+        client = xclient.parse(argument)
+        return client if type(client) is Reply else Forwarded(client)  # type: ignore[arg-type]
 
     # --- AUTH -----------------------------------------------------------------------------------
 
@@ -436,65 +681,40 @@ class Core:
             return replies.ALREADY_AUTHENTICATED
         if not auth_offered(self._settings, tls=self.tls):
             return replies.AUTH_NEEDS_TLS
-        name, space, initial = argument.partition(b" ")
-        if not name or (space and (not initial or b" " in initial)):
-            return replies.AUTH_SYNTAX
-        mechanism = MECHANISMS.get(name.upper())
-        if mechanism is None:
-            return replies.AUTH_UNKNOWN_MECHANISM
-        exchange = mechanism()
-        self._exchange = (name.upper().decode("ascii"), exchange)
-        if space:
-            return self._step(initial)
-        self.state = State.AUTH
-        self._write(exchange.prompt)
-        return None
+        return self._asked(self._authentication.begin(argument))
 
     def _response(self, line: bytes) -> Event | None:
         """Take a line of a running exchange."""
         if self.trace is not None:
             self.trace("C", b"<credentials>")
-        event = self._step(line)
+        # What a refusal, and an acceptance, find.
+        self.state = State.READY
+        if self._strict and self._framer.buffered:
+            self._authentication.cancel()
+            self._refuse(replies.SENT_TOO_EARLY)
+            return None
+        event = self._asked(self._authentication.respond(line))
         if type(event) is Reply:
-            self._refuse(event)
+            self._refuse(event, Verb.AUTH)
             return None
         if event is not None:
             self._verb = Verb.AUTH
         return event  # type: ignore[return-value]
 
-    def _step(self, line: bytes) -> Event | Reply | None:
-        assert self._exchange is not None
-        mechanism, exchange = self._exchange
-        # RFC 4954 section 4: "*" cancels.
-        response = None if line == b"*" else decode(line)
-        result: Identity | Reply | None
-        if response is None:
-            result = replies.AUTH_CANCELLED if line == b"*" else replies.AUTH_BAD_BASE64
-        else:
-            result = exchange.respond(response)
-        if result is None:
+    def _asked(self, answer: Event | Reply) -> Event | Reply | None:
+        """Ask on where the exchange does."""
+        if type(answer) is Reply and answer.code == 334:
             self.state = State.AUTH
-            self._write(exchange.prompt)
+            self._write(answer)
             return None
-        self._exchange = None
-        self.state = State.READY
-        if type(result) is Reply:
-            return self._auth_failed(result) if result is replies.AUTH_FAILED else result
-        assert type(result) is Identity
-        return Credentials(result.username, result.password, mechanism)
+        return answer
 
-    def _auth_failed(self, reply: Reply) -> Reply:
-        self._auth_failures += 1
-        if self._auth_failures >= self._settings.auth_failures:
-            return replies.TOO_MANY_AUTH_FAILURES
-        return reply
-
-    _COMMANDS: ClassVar[dict[bytes, tuple[Verb, Callable[[Core, bytes], Event | Reply | None]]]] = {
-        b"HELO": (Verb.HELO, _helo),
-        b"EHLO": (Verb.EHLO, _ehlo),
+    _SHARED: ClassVar[dict[bytes, tuple[Verb, Callable[[Core, bytes], Event | Reply | None]]]] = {
         b"MAIL": (Verb.MAIL, _mail),
         b"RCPT": (Verb.RCPT, _rcpt),
         b"DATA": (Verb.DATA, _data),
+        # Its parser is another: it needs to know what the table says.
+        b"BDAT": (Verb.BDAT, _data),
         b"RSET": (Verb.RSET, _rset),
         b"NOOP": (Verb.NOOP, _noop),
         b"QUIT": (Verb.QUIT, _quit),
@@ -503,4 +723,15 @@ class Core:
         b"HELP": (Verb.HELP, _help),
         b"STARTTLS": (Verb.STARTTLS, _starttls),
         b"AUTH": (Verb.AUTH, _auth),
+        b"XCLIENT": (Verb.XCLIENT, _xclient),
+    }
+    _SMTP = _SHARED | {
+        b"HELO": (Verb.HELO, _helo),
+        b"EHLO": (Verb.EHLO, _ehlo),
+        b"LHLO": (Verb.EHLO, _other_greeting),
+    }
+    _LMTP = _SHARED | {
+        b"LHLO": (Verb.EHLO, _ehlo),
+        b"HELO": (Verb.HELO, _other_greeting),
+        b"EHLO": (Verb.EHLO, _other_greeting),
     }

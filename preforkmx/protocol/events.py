@@ -1,8 +1,10 @@
 """What the protocol core tells its caller.
 
 After :class:`Hello`, :class:`Mail`, :class:`Rcpt`, :class:`Data`, :class:`Reset`,
-:class:`Quit`, :class:`Verify`, :class:`StartTLS` and :class:`Credentials` the core waits for
-``accept()`` or ``refuse()``; after :class:`End` for ``finish()``.
+:class:`Quit`, :class:`Verify`, :class:`StartTLS`, :class:`Credentials` and :class:`Forwarded`
+the core waits for ``accept()`` or ``refuse()``; after :class:`Bdat` for ``accept()``; after
+:class:`End` for ``finish()``. :class:`Hello`, :class:`Reset` and :class:`Quit` may come between
+the chunks of a message: then it will never be complete.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from preforkmx.protocol.dsn import RecipientDSN
     from preforkmx.protocol.parameters import MailParameters
     from preforkmx.protocol.replies import Reply
+    from preforkmx.protocol.xclient import XClient
 
 
 @dataclass(slots=True)
@@ -70,6 +73,11 @@ class Data:
 
 
 @dataclass(slots=True)
+class Bdat:
+    """The first BDAT of a message; accepting it writes nothing: the chunk comes first."""
+
+
+@dataclass(slots=True)
 class Chunk:
     """Octets of the message."""
 
@@ -103,11 +111,28 @@ class Verify:
     """VRFY with its argument."""
 
     text: str
+    smtputf8: bool = False
+    """The reply may hold UTF-8 (RFC 6531 section 3.7.4.2)."""
 
 
 @dataclass(slots=True)
 class StartTLS:
     """STARTTLS; accepting it writes 220."""
+
+
+@dataclass(slots=True)
+class Forwarded:
+    """XCLIENT: a proxy tells who its client is.
+
+    Accepting it writes nothing: the session is greeted again, or shut.
+    """
+
+    client: XClient
+
+
+@dataclass(slots=True)
+class Foreign:
+    """The client speaks another protocol: close without a word."""
 
 
 @dataclass(slots=True)
@@ -128,6 +153,7 @@ Event = (
     | Mail
     | Rcpt
     | Data
+    | Bdat
     | Chunk
     | End
     | Reset
@@ -135,4 +161,6 @@ Event = (
     | Verify
     | StartTLS
     | Credentials
+    | Forwarded
+    | Foreign
 )

@@ -1,7 +1,8 @@
 """Command lines out of octets: strict CRLF framing (RFC 5321 section 2.3.8).
 
 Only CRLF ends a line. A bare LF or a bare CR is an error that ends the session: two servers
-that read such a line differently is what SMTP smuggling is made of.
+that read such a line differently is what SMTP smuggling is made of. For clients of whom it is
+known a framer can be told to take a bare LF for the end of a line.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ class LineFramer:
 
     It holds what it was fed and not a copy more; the caller bounds that by not feeding on
     while :attr:`buffered` is large.
+
+    :param normalize: a bare LF ends a line too, and a bare CR is a space.
     """
 
-    __slots__ = ("_buffer", "_ends_with_cr", "_position", "_searched", "_skipped")
+    __slots__ = ("_buffer", "_ends_with_cr", "_normalize", "_position", "_searched", "_skipped")
 
-    def __init__(self) -> None:
+    def __init__(self, *, normalize: bool = False) -> None:
+        self._normalize = normalize
         self._buffer = b""
         self._position = 0
         # From the position up to here there is no LF. Never before the position.
@@ -65,6 +69,20 @@ class LineFramer:
         self._position = self._searched = 0
         return octets
 
+    def take_at_most(self, count: int) -> bytes:
+        """Return and forget what is waiting, at most `count` octets of it."""
+        start = self._position
+        if count >= len(self._buffer) - start:
+            return self.take()
+        end = start + count
+        self._position = end
+        self._searched = max(self._searched, end)
+        return self._buffer[start:end]
+
+    def starts_with(self, octets: bytes) -> bool:
+        """Say whether what is waiting begins a line, and with `octets`."""
+        return not self._skipped and self._buffer.startswith(octets, self._position)
+
     def next_line(self, limit: int = LINE_LIMIT) -> bytes | Trouble | None:
         """Return the next line without its CRLF, or what is wrong with it, or None: not yet."""
         buffer = self._buffer
@@ -80,7 +98,9 @@ class LineFramer:
             return self._overlong(length, limit)
         line = buffer[start : end - 1]
         if end == start or buffer[end - 1] != 13 or b"\r" in line:
-            return Trouble.BARE_NEWLINE
+            if not self._normalize:
+                return Trouble.BARE_NEWLINE
+            return buffer[start:end].removesuffix(b"\r").replace(b"\r", b" ")
         return line
 
     def _overlong(self, length: int, limit: int) -> Trouble:
@@ -92,7 +112,7 @@ class LineFramer:
         self._ends_with_cr = False
         if length > SKIP_LIMIT + limit:
             return Trouble.ENDLESS
-        return Trouble.TOO_LONG if has_cr else Trouble.BARE_NEWLINE
+        return Trouble.TOO_LONG if has_cr or self._normalize else Trouble.BARE_NEWLINE
 
     def _unfinished(self, limit: int) -> Trouble | None:
         waiting = len(self._buffer) - self._position

@@ -23,11 +23,14 @@ class MessageScanner:
 
     :param max_size: the limit in octets as they come over the wire. A message over it is
         read to its end, unheard, up to twice the limit: then the session is over.
+    :param normalize: a bare LF becomes CRLF and a bare CR a space, instead of being a fault.
+        Neither can be part of the message's end.
     """
 
-    __slots__ = ("_bare", "_carry", "_delivered", "_max_size", "ended", "size")
+    __slots__ = ("_bare", "_carry", "_delivered", "_max_size", "_normalize", "ended", "size")
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, max_size: int, *, normalize: bool = False) -> None:
+        self._normalize = normalize
         # The CRLF of the DATA line counts: "." CRLF right after it is an empty message.
         self._carry = b"\r\n"
         # How many octets of _carry are no part of the message.
@@ -69,6 +72,9 @@ class MessageScanner:
             self._carry = b""
         else:
             keep = _tail(data)
+            if keep == 0 and self._normalize and data.endswith(b"\n"):
+                # A dot that follows is a transparency dot, and has to be seen with its LF.
+                keep = 1
             if keep == len(data):
                 self._carry = data
                 return b"", b""
@@ -84,7 +90,11 @@ class MessageScanner:
         # No piece ends between CR and LF, so the three counts of a piece agree or it is bad.
         crlf = data.count(b"\r\n")
         if data.count(b"\n") != crlf or data.count(b"\r") != crlf:
-            self._bare = True
+            if self._normalize:
+                data = data.replace(b"\r\n", b"\n").replace(b"\r", b" ").replace(b"\n", b"\r\n")
+                dots = 0
+            else:
+                self._bare = True
         if self._bare or self.size > self._max_size:
             return b"", rest
         if dots >= 0 and dots != end:

@@ -36,6 +36,12 @@ class State(_Identity):
     """At least one recipient was accepted."""
     MESSAGE = "message"
     """354 was sent; octets belong to the message."""
+    CHUNK = "chunk"
+    """Octets belong to a chunk of the message."""
+    CHUNKS = "chunks"
+    """A chunk was answered, and it was not the last."""
+    SKIP = "skip"
+    """Octets belong to a chunk that is refused, outside of any message."""
     DELIVERY = "delivery"
     """The message is complete and not yet answered."""
     AUTH = "auth"
@@ -54,6 +60,7 @@ class Verb(_Identity):
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"
+    BDAT = "BDAT"
     RSET = "RSET"
     NOOP = "NOOP"
     QUIT = "QUIT"
@@ -62,7 +69,27 @@ class Verb(_Identity):
     HELP = "HELP"
     STARTTLS = "STARTTLS"
     AUTH = "AUTH"
+    XCLIENT = "XCLIENT"
 
+
+WORK = frozenset({Verb.MAIL, Verb.RCPT, Verb.DATA, Verb.BDAT, Verb.QUIT})
+"""What a client is here for; of anything else there may be too much."""
+
+LAST_IN_FLIGHT = frozenset(
+    {
+        Verb.HELO,
+        Verb.EHLO,
+        Verb.DATA,
+        Verb.VRFY,
+        Verb.EXPN,
+        Verb.NOOP,
+        Verb.STARTTLS,
+        Verb.AUTH,
+        Verb.XCLIENT,
+    }
+)
+"""Commands whose answer a client has to wait for before it sends more (RFC 2920 section 3.1,
+RFC 3207 section 4, RFC 4954 section 4)."""
 
 _ALWAYS = (Verb.NOOP, Verb.VRFY, Verb.EXPN, Verb.HELP)
 
@@ -74,10 +101,13 @@ TABLE: dict[State, dict[Verb, State | Reply]] = {
         Verb.MAIL: replies.SEND_HELLO_FIRST,
         Verb.RCPT: replies.SEND_HELLO_FIRST,
         Verb.DATA: replies.SEND_HELLO_FIRST,
+        Verb.BDAT: replies.SEND_HELLO_FIRST,
         Verb.RSET: State.GREETED,
         Verb.QUIT: State.CLOSED,
         Verb.STARTTLS: replies.SEND_EHLO_FIRST,
         Verb.AUTH: replies.SEND_EHLO_FIRST,
+        # The session begins again, and is greeted again.
+        Verb.XCLIENT: State.CONNECTED,
     },
     State.READY: {
         **dict.fromkeys(_ALWAYS, State.READY),
@@ -86,11 +116,13 @@ TABLE: dict[State, dict[Verb, State | Reply]] = {
         Verb.MAIL: State.MAIL,
         Verb.RCPT: replies.NEED_MAIL,
         Verb.DATA: replies.NEED_MAIL,
+        Verb.BDAT: replies.NEED_MAIL,
         Verb.RSET: State.READY,
         Verb.QUIT: State.CLOSED,
         Verb.STARTTLS: State.TLS,
         # The state after the exchange; on the way there it is State.AUTH.
         Verb.AUTH: State.READY,
+        Verb.XCLIENT: State.CONNECTED,
     },
     State.MAIL: {
         **dict.fromkeys(_ALWAYS, State.MAIL),
@@ -99,10 +131,12 @@ TABLE: dict[State, dict[Verb, State | Reply]] = {
         Verb.MAIL: replies.NESTED_MAIL,
         Verb.RCPT: State.RCPT,
         Verb.DATA: replies.NO_VALID_RECIPIENTS,
+        Verb.BDAT: replies.NO_VALID_RECIPIENTS,
         Verb.RSET: State.READY,
         Verb.QUIT: State.CLOSED,
         Verb.STARTTLS: replies.NOT_IN_TRANSACTION,
         Verb.AUTH: replies.NOT_IN_TRANSACTION,
+        Verb.XCLIENT: replies.NOT_IN_TRANSACTION,
     },
     State.RCPT: {
         **dict.fromkeys(_ALWAYS, State.RCPT),
@@ -111,9 +145,34 @@ TABLE: dict[State, dict[Verb, State | Reply]] = {
         Verb.MAIL: replies.NESTED_MAIL,
         Verb.RCPT: State.RCPT,
         Verb.DATA: State.MESSAGE,
+        Verb.BDAT: State.CHUNK,
         Verb.RSET: State.READY,
         Verb.QUIT: State.CLOSED,
         Verb.STARTTLS: replies.NOT_IN_TRANSACTION,
         Verb.AUTH: replies.NOT_IN_TRANSACTION,
+        Verb.XCLIENT: replies.NOT_IN_TRANSACTION,
+    },
+    # RFC 3030 section 2: a message that BDAT began is ended by BDAT, and takes no recipients.
+    State.CHUNKS: {
+        **dict.fromkeys(_ALWAYS, State.CHUNKS),
+        Verb.HELO: State.READY,
+        Verb.EHLO: State.READY,
+        Verb.MAIL: replies.NESTED_MAIL,
+        Verb.RCPT: replies.CHUNKS_BEGAN,
+        Verb.DATA: replies.CHUNKS_BEGAN,
+        Verb.BDAT: State.CHUNK,
+        Verb.RSET: State.READY,
+        Verb.QUIT: State.CLOSED,
+        Verb.STARTTLS: replies.NOT_IN_TRANSACTION,
+        Verb.AUTH: replies.NOT_IN_TRANSACTION,
+        Verb.XCLIENT: replies.NOT_IN_TRANSACTION,
     },
 }
+
+LMTP_REPLIES: dict[Reply, Reply] = {
+    replies.SEND_HELLO_FIRST: replies.SEND_LHLO_FIRST,
+    replies.SEND_EHLO_FIRST: replies.SEND_LHLO_FIRST,
+    # RFC 2033 section 4.2 wants a 503 here.
+    replies.NO_VALID_RECIPIENTS: replies.LMTP_NO_RECIPIENTS,
+}
+"""What the table's refusals are in LMTP, where they differ."""

@@ -28,9 +28,10 @@ class Reply:
     :param enhanced: the enhanced status code (RFC 3463), written in front of each line for
         clients that greeted with EHLO (RFC 2034 section 4); None where RFC 2034 has none.
     :param close: the session ends after this reply.
+    :param utf8: the client asked for UTF-8 in this one reply.
     """
 
-    __slots__ = ("close", "code", "enhanced", "extended", "lines", "plain")
+    __slots__ = ("_charset", "close", "code", "enhanced", "extended", "lines", "plain")
 
     def __init__(
         self,
@@ -38,8 +39,10 @@ class Reply:
         *text: str,
         enhanced: EnhancedCode | None = None,
         close: bool = False,
+        utf8: bool = False,
     ) -> None:
         self.code = code
+        self._charset = "utf-8" if utf8 else "ascii"
         self.lines = (
             text
             if len(text) == 1 and text[0].isprintable()
@@ -88,7 +91,7 @@ class Reply:
         prefix = f"{enhanced[0]}.{enhanced[1]}.{enhanced[2]} " if enhanced else ""
         room = LINE_LIMIT - len("250 \r\n") - len(prefix)
         if len(self.lines) == 1 and len(self.lines[0]) <= room:
-            return f"{self.code} {prefix}{self.lines[0]}\r\n".encode("ascii", "replace")
+            return f"{self.code} {prefix}{self.lines[0]}\r\n".encode(self._charset, "replace")
         lines = [
             line[start : start + room]
             for line in self.lines
@@ -96,7 +99,7 @@ class Reply:
         ]
         last = len(lines) - 1
         return b"".join(
-            f"{self.code}{'-' if i < last else ' '}{prefix}{line}".encode("ascii", "replace")
+            f"{self.code}{'-' if i < last else ' '}{prefix}{line}".encode(self._charset, "replace")
             + b"\r\n"
             for i, line in enumerate(lines)
         )
@@ -128,8 +131,14 @@ CANNOT_VERIFY = Reply(
 )
 HELP = Reply(
     214,
-    "Commands: HELO EHLO MAIL RCPT DATA RSET NOOP QUIT VRFY HELP STARTTLS AUTH",
+    "Commands: HELO EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP STARTTLS AUTH",
     "See RFC 5321",
+    enhanced=(2, 0, 0),
+)
+LMTP_HELP = Reply(
+    214,
+    "Commands: LHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP STARTTLS AUTH",
+    "See RFC 2033",
     enhanced=(2, 0, 0),
 )
 USERNAME_PROMPT = Reply(334, "VXNlcm5hbWU6")
@@ -140,6 +149,7 @@ EMPTY_CHALLENGE = Reply(334, "")
 
 SEND_HELLO_FIRST = Reply(503, "Send HELO or EHLO first", enhanced=(5, 5, 1))
 SEND_EHLO_FIRST = Reply(503, "Send EHLO first", enhanced=(5, 5, 1))
+SEND_LHLO_FIRST = Reply(503, "Send LHLO first", enhanced=(5, 5, 1))
 NEED_MAIL = Reply(503, "Send MAIL first", enhanced=(5, 5, 1))
 NESTED_MAIL = Reply(503, "There is a transaction already", enhanced=(5, 5, 1))
 NOT_IN_TRANSACTION = Reply(503, "Not during a mail transaction", enhanced=(5, 5, 1))
@@ -226,9 +236,9 @@ DELIVERY_TIMEOUT = Reply(451, "The delivery took too long, try again", enhanced=
 HOOK_TIMEOUT = Reply(451, "A check took too long, try again", enhanced=(4, 3, 0), close=True)
 
 
-def greeting(hostname: str) -> Reply:
+def greeting(hostname: str, protocol: str = "ESMTP") -> Reply:
     """220: the greeting (RFC 5321 section 4.2: the host name is its first word)."""
-    return Reply(220, f"{hostname} ESMTP")
+    return Reply(220, f"{hostname} {protocol}")
 
 
 def hello(hostname: str, *keywords: str) -> Reply:
@@ -246,6 +256,12 @@ def chunk_taken(size: int) -> Reply:
     return Reply(250, f"{size} octets received", enhanced=(2, 0, 0))
 
 
-def verified(mailbox: str) -> Reply:
-    """250 to VRFY: the mailbox that the verify hook named."""
-    return Reply(250, f"<{mailbox}>", enhanced=(2, 1, 5))
+def verified(mailbox: str, *, smtputf8: bool = False) -> Reply:
+    """250 to VRFY: the mailbox that the verify hook named (RFC 5321 section 3.5.1).
+
+    :param smtputf8: the client can read UTF-8; a mailbox that needs it is 252 2.6.8 to others
+        (RFC 6531 section 3.7.4.2).
+    """
+    if not mailbox.isascii() and not smtputf8:
+        return VRFY_NEEDS_UTF8
+    return Reply(250, f"<{mailbox}>", enhanced=(2, 1, 5), utf8=smtputf8)

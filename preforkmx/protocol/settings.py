@@ -59,13 +59,21 @@ class Settings:
     """The first reply."""
     helo: Reply = field(init=False)
     """The reply to HELO."""
-    ehlo: tuple[Reply, Reply] = field(init=False)
-    """The replies to EHLO, in plain text and under TLS. They are made here, once."""
+    _hellos: dict[tuple[bool, bool], Reply] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.greeting = replies.greeting(self.hostname)
+        self.greeting = replies.greeting(self.hostname, "LMTP" if self.lmtp else "ESMTP")
         self.helo = replies.hello(self.hostname)
-        self.ehlo = (
-            replies.hello(self.hostname, *keywords(self, tls=False)),
-            replies.hello(self.hostname, *keywords(self, tls=True)),
-        )
+        # They are made here, once.
+        self._hellos = {
+            (tls, xclient): replies.hello(self.hostname, *keywords(self, tls=tls, xclient=xclient))
+            for tls in (False, True)
+            for xclient in (False, True)
+        }
+
+    def ehlo(self, *, tls: bool, xclient: bool) -> Reply:
+        """Return the reply to EHLO and LHLO.
+
+        :param xclient: the peer may use XCLIENT.
+        """
+        return self._hellos[tls, xclient]

@@ -64,8 +64,11 @@ class Acceptor:
                 self._loop.remove_reader(self._sock.fileno())
 
     def accept_now(self) -> None:
-        """Take what is queued at this moment, at most a backlog of connections."""
-        self._accept(self._listener.backlog)
+        """Take what is queued at this moment, at most a backlog of connections.
+
+        The kernel queues one more than the backlog.
+        """
+        self._accept(self._listener.backlog + 1)
 
     def _accept(self, most: int) -> None:
         for _ in range(most):

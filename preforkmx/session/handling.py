@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from preforkmx.errors import ConnectionLost, MessageAborted, SMTPError
 from preforkmx.protocol import replies
 from preforkmx.protocol.replies import Reply
-from preforkmx.session.incoming import IncomingMessage
+from preforkmx.session.answers import answers_to
+from preforkmx.session.incoming import IncomingMessage, TooSlow
 from preforkmx.session.record import verdict
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ async def handle_message(session: Session, envelope: Envelope) -> None:
     session.by = None
     reply = await _run_handlers(session, envelope)
     if message.end is None and message.aborted is None:
+        if reply is not None:
+            session.core.fail_chunks(reply)
         await message.drain()
+    message.close()
     end = message.end
     if end is None:
         service.counters.messages_aborted += 1
@@ -36,14 +40,22 @@ async def handle_message(session: Session, envelope: Envelope) -> None:
     service.counters.octets += end.size
     if end.fault is not None:
         reply, session.by = end.fault.closing() if reply and reply.close else end.fault, None
-    if reply is None:
+    answers = answers_to(envelope, session.core.recipients, reply, lmtp=session.lmtp)
+    # The best of them tells what became of the message.
+    reply = min(answers, key=lambda answer: answer.code)
+    if reply.code < 400:
         service.counters.messages += 1
         session.messages += 1
-        reply = replies.queued(envelope.id)
     else:
         service.counters.messages_refused += 1
-    session.core.finish(reply)
-    session.end_transaction(verdict(reply), reply=reply, by=session.by, size=end.size)
+    session.core.finish(*answers)
+    session.end_transaction(
+        verdict(reply),
+        reply=reply,
+        by=session.by,
+        size=end.size,
+        rejected=len(envelope.rejections) or None,
+    )
     if service.chain.reset:
         session.flush()
         failure = await session.ask(service.chain.reset)
@@ -82,7 +94,14 @@ async def _run_handlers(session: Session, envelope: Envelope) -> Reply | None:
 
 
 def _give_up(session: Session, reason: MessageAborted | None) -> None:
-    """The message will never be complete: no 250, and the session ends."""
+    """The message will never be complete: no 250, and the session ends.
+
+    Not where a command came between two chunks of it: that is answered next.
+    """
+    if session.held is not None:
+        session.core.give_up_chunks()
+        session.end_transaction("aborted", error=str(reason))
+        return
     if session.service.aborting and not isinstance(reason, ConnectionLost):
         session.ended = "shutdown"
         session.core.shut(replies.SHUTTING_DOWN)
@@ -95,4 +114,5 @@ def _give_up(session: Session, reason: MessageAborted | None) -> None:
     else:
         session.service.counters.timeouts += 1
         session.ended = "timeout"
-        session.core.shut(replies.TIMED_OUT)
+        slow = isinstance(reason, TooSlow)
+        session.core.shut(replies.TOO_SLOW if slow else replies.TIMED_OUT)

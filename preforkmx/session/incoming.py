@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 from preforkmx.body import MessageStream
 from preforkmx.errors import ConnectionLost, MessageAborted
-from preforkmx.protocol.core import NEED_DATA
-from preforkmx.protocol.events import Chunk, End
+from preforkmx.protocol.core import COMMANDS_A_TURN
+from preforkmx.protocol.events import Chunk, End, Gone, NeedData, Pause
 
 if TYPE_CHECKING:
     from preforkmx.session.session import Session
+
+RATE_WINDOW_SECONDS = 60.0
+"""Over how long a message's data rate is looked at."""
 
 
 class NoMessage(MessageStream):
@@ -21,11 +24,17 @@ class NoMessage(MessageStream):
         return b""
 
 
+class TooSlow(MessageAborted):
+    """The client sends, but so slowly that it only holds its place."""
+
+
 class IncomingMessage(MessageStream):
     """Reads the message from the session's client, at the pace of the handler.
 
     Nothing is read ahead but what the transport's buffer and
-    :data:`~preforkmx.session.wire.HIGH_WATER` hold.
+    :data:`~preforkmx.session.wire.HIGH_WATER` hold. Between the chunks of BDAT the commands
+    are answered from here; one that ends the transfer is left to the session, in
+    :attr:`~preforkmx.session.session.Session.held`.
     """
 
     def __init__(self, session: Session) -> None:
@@ -33,6 +42,11 @@ class IncomingMessage(MessageStream):
         # Seconds that the handlers have left; inf: they are through.
         self._left = session.service.delivery_timeout
         self._aborted: MessageAborted | None = None
+        # Of the present window: seconds that the client was waited for, octets that came.
+        self._waited = 0.0
+        self._came = 0
+        # Pieces since the others had their turn.
+        self._pieces = 0
         self.end: End | None = None
         """The end of the message, once it was reached."""
 
@@ -52,19 +66,27 @@ class IncomingMessage(MessageStream):
             if session.service.aborting:
                 raise self._abort(MessageAborted("the server is shutting down"))
             event = core.next_of_message()
-            if event is NEED_DATA:
+            kind = type(event)
+            if kind is NeedData:
+                self._pieces = 0
                 await self._more()
-                if session.expired:
-                    raise self._abort(MessageAborted("the client sent nothing for too long"))
-            elif type(event) is Chunk:
-                return event.octets
-            elif type(event) is End:
-                self.end = event
-                if event.fault is not None:
-                    raise self._abort(MessageAborted(event.fault.text))
+            elif kind is Chunk:
+                self._pieces += 1
+                if self._pieces > COMMANDS_A_TURN:
+                    await self._breathe()
+                return event.octets  # type: ignore[union-attr]
+            elif kind is End:
+                self.end = event  # type: ignore[assignment]
+                if event.fault is not None:  # type: ignore[union-attr]
+                    raise self._abort(MessageAborted(event.fault.text))  # type: ignore[union-attr]
                 return b""
-            else:
+            elif kind is Pause:
+                await self._breathe()
+            elif kind is Gone:
                 raise self._abort(ConnectionLost("the client closed during its message"))
+            else:
+                session.held = event
+                raise self._abort(MessageAborted("the client gave its message up"))
 
     async def drain(self) -> None:
         """Read and forget what the handlers left, up to the end or to what prevents it."""
@@ -75,15 +97,74 @@ class IncomingMessage(MessageStream):
         except MessageAborted:
             return
 
+    def close(self) -> None:
+        """Nobody reads on: what the client sends from here on belongs to the session."""
+        if self._aborted is None:
+            self._aborted = MessageAborted("the message was answered")
+
     async def _more(self) -> None:
-        """Wait for the client; the handlers' clock stands meanwhile."""
+        """Wait for the client.
+
+        :raises MessageAborted: it sent nothing for too long, or too little.
+        """
+        session = self._session
+        service = session.service
+        silent = 0.0
+        while True:
+            began = session.now()
+            await self._wait(began, self._longest_wait(silent))
+            if session.core.buffered or not session.expired:
+                silent = 0.0
+            elapsed = session.now() - began
+            if service.minimum_rate:
+                self._look_at_the_rate(elapsed)
+            if not session.expired:
+                return
+            silent += elapsed
+            if silent >= service.command_timeout:
+                raise self._abort(MessageAborted("the client sent nothing for too long"))
+
+    def _longest_wait(self, silent: float) -> float:
+        service = self._session.service
+        longest = service.command_timeout - silent
+        if service.minimum_rate:
+            longest = min(longest, RATE_WINDOW_SECONDS - self._waited)
+        return longest
+
+    def _look_at_the_rate(self, elapsed: float) -> None:
+        """Count what came, and at the window's end compare it with the least that must.
+
+        Only time in which the client was waited for counts: a handler may be as slow as it is.
+        """
+        self._waited += elapsed
+        self._came += self._session.core.buffered
+        if self._waited < RATE_WINDOW_SECONDS:
+            return
+        if self._came < self._session.service.minimum_rate * self._waited:
+            raise self._abort(TooSlow("the client sends too slowly"))
+        self._waited, self._came = 0.0, 0
+
+    async def _wait(self, now: float, seconds: float) -> None:
+        """One wait for the client; the handlers' clock stands meanwhile."""
+        session = self._session
+        if session.deadline != inf:
+            self._left = session.deadline - now
+        try:
+            await session.more(seconds)
+        finally:
+            # Also where the handler gives up its read: its own time goes on.
+            if self._left != inf:
+                session.deadline = session.now() + self._left
+
+    async def _breathe(self) -> None:
+        """Let the other sessions have a turn: this client's many small chunks are all here."""
+        self._pieces = 0
         session = self._session
         if session.deadline != inf:
             self._left = session.deadline - session.now()
         try:
-            await session.more(session.service.command_timeout)
+            await session.breathe(session.service.command_timeout)
         finally:
-            # Also where the handler gives up its read: its own time goes on.
             if self._left != inf:
                 session.deadline = session.now() + self._left
 

@@ -11,22 +11,32 @@ from ipaddress import IPv6Address, ip_address
 from math import inf
 from typing import TYPE_CHECKING
 
+from preforkmx.errors import ProxyError
 from preforkmx.model import IPAddress, Peer
 from preforkmx.protocol import replies
 from preforkmx.protocol.core import Core
+from preforkmx.session.forwarded import proxied_peer
+from preforkmx.session.proxy import read_proxy_header
 from preforkmx.session.session import (
     TLS_HANDSHAKE_SECONDS,
     TLS_SHUTDOWN_SECONDS,
     Session,
 )
+from preforkmx.state.networks import NetworkSet
 
 if TYPE_CHECKING:
     from preforkmx.protocol.core import Trace
-    from preforkmx.session.listener import Listener
+    from preforkmx.session.listener import IPNetwork, Listener
     from preforkmx.session.service import Service
 
 SWEEP_SECONDS = 1.0
 """How often the deadlines of all sessions are looked at."""
+PROXY_HEADER_SECONDS = 5.0
+"""How long a proxy has for its header: it sends it before anything of the client's."""
+CROWDED = 0.9
+"""From this part of its sessions on a worker is nearly full."""
+CROWDED_SECONDS = 10.0
+"""How long a client has for a command then."""
 
 
 class Reception:
@@ -53,25 +63,65 @@ class Reception:
         loop = asyncio.get_running_loop()
         host, port = _client(address)
         peer = Peer(host, port, service.hostname, listener.address)
-        implicit = listener.tls == "implicit"
-        core = Core(service.settings(listener), tls=implicit)
-        session = Session(service, core, peer, loop)
-        core.trace = self._trace(session)
-        if service.draining or service.retiring:
-            core.last_call = replies.SHUTTING_DOWN
+        session = Session(service, self._core(listener, peer), peer, loop)
+        session.lmtp = listener.protocol == "lmtp"
+        self._prepare(session)
         service.sessions.add(session)
-        session.task = loop.create_task(self._run(session, sock, loop, implicit=implicit))
+        session.task = loop.create_task(self._run(session, sock, loop, listener))
+
+    def _core(self, listener: Listener, peer: Peer) -> Core:
+        service = self._service
+        address = peer.address
+        return Core(
+            service.settings(listener, address is not None and address in service.normalize_from),
+            tls=listener.tls == "implicit",
+            may_forward=bool(listener.xclient_from)
+            and address is not None
+            and address in _network_set(listener.xclient_from),
+        )
+
+    def _prepare(self, session: Session) -> None:
+        session.core.trace = self._trace(session)
+        if self._service.draining or self._service.retiring:
+            session.core.last_call = replies.SHUTTING_DOWN
+
+    async def _hear_the_proxy(
+        self,
+        session: Session,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        listener: Listener,
+    ) -> None:
+        """Read the PROXY header, and learn from it who the client is.
+
+        It comes first, before a TLS handshake too.
+
+        :raises ProxyError: there is none that can be believed.
+        """
+        proxy = session.peer
+        if proxy.address is not None and proxy.address not in _network_set(listener.proxy_from):
+            raise ProxyError("PROXY headers of this address are not believed")
+        session.deadline = loop.time() + PROXY_HEADER_SECONDS
+        info = await read_proxy_header(loop, sock)
+        session.deadline = inf
+        session.peer = proxied_peer(proxy, info)
+        session.via = proxy.host
+        session.core = self._core(listener, session.peer)
+        self._prepare(session)
 
     async def _run(
         self,
         session: Session,
         sock: socket.socket,
         loop: asyncio.AbstractEventLoop,
-        *,
-        implicit: bool,
+        listener: Listener,
     ) -> None:
         service = self._service
+        implicit = False
         try:
+            if listener.proxy_protocol:
+                await self._hear_the_proxy(session, sock, loop, listener)
+            implicit = listener.tls == "implicit"
             if implicit:
                 # The handshake's own timeout comes first; this one needs nothing of the transport.
                 session.deadline = loop.time() + TLS_HANDSHAKE_SECONDS + TLS_SHUTDOWN_SECONDS
@@ -93,13 +143,31 @@ class Reception:
             self._look_idle()
             if implicit:
                 service.counters.tls_failures += 1
-            if not isinstance(error, (OSError, asyncio.CancelledError)):
+            elif listener.proxy_protocol:
+                self._no_proxy_header(session, listener, error)
+            if not isinstance(error, (OSError, ProxyError, asyncio.CancelledError)):
                 service.logger.exception("connection failed", extra={"session": session.id})
             return
         try:
             await session.run()
         finally:
             self._look_idle()
+
+    def _no_proxy_header(self, session: Session, listener: Listener, error: BaseException) -> None:
+        self._service.counters.proxy_failures += 1
+        if isinstance(error, ProxyError) and error.closed:
+            # A balancer that only looks whether the port is open.
+            return
+        reason = str(error) if isinstance(error, ProxyError) else "no PROXY header in time"
+        self._service.logger.warning(
+            "no PROXY header",
+            extra={
+                "session": session.id,
+                "peer": session.peer.host,
+                "listener": listener.address,
+                "error": reason,
+            },
+        )
 
     def _trace(self, session: Session) -> Trace | None:
         logger = self._service.logger
@@ -169,9 +237,18 @@ class Reception:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = loop.time()
-            for session in list(self._service.sessions):
-                if session.deadline < now:
+            service = self._service
+            # Who keeps a nearly full worker waiting keeps others out.
+            crowded = len(service.sessions) >= service.max_sessions * CROWDED
+            patience = min(CROWDED_SECONDS, service.command_timeout)
+            for session in list(service.sessions):
+                if session.deadline < now or (crowded and session.waits_since + patience < now):
                     session.expire()
+
+
+@lru_cache(maxsize=256)
+def _network_set(networks: tuple[IPNetwork, ...]) -> NetworkSet:
+    return NetworkSet(networks)
 
 
 def _client(address: object) -> tuple[IPAddress | None, int]:

@@ -24,16 +24,18 @@ class Record:
         "_log",
         "_refused",
         "_reply",
+        "_session_id",
         "_started",
+        "_via",
         "_who",
         "transactions",
     )
 
-    def __init__(self, log: AccessLog, session_id: str, peer: Peer) -> None:
+    def __init__(self, log: AccessLog, session_id: str, peer: Peer, via: str | None) -> None:
         self._log = log
-        self._who = log.render(
-            session=session_id, peer=peer.host, port=peer.port, listener=peer.listener
-        )
+        self._session_id = session_id
+        self._via = via
+        self.identify(peer)
         self._about_peer: Peer | None = None
         self._about_text = ""
         self._started = monotonic()
@@ -41,6 +43,16 @@ class Record:
         self._by: str | None = None
         self._refused = 0
         self.transactions = 0
+
+    def identify(self, peer: Peer) -> None:
+        """From here on the lines are about `peer`."""
+        self._who = self._log.render(
+            session=self._session_id,
+            peer=peer.host,
+            port=peer.port,
+            listener=peer.listener,
+            via=self._via,
+        )
 
     def _about(self, peer: Peer) -> str:
         if peer is not self._about_peer:
@@ -79,6 +91,7 @@ class Record:
         by: str | None = None,
         size: int | None = None,
         error: str | None = None,
+        rejected: int | None = None,
     ) -> None:
         """A transaction ended.
 
@@ -111,6 +124,7 @@ class Record:
                 size=size,
                 verdict=outcome,
                 by=by,
+                rejected=rejected,
                 # That of an accepted message says nothing but its id again.
                 reply=reply.text if reply is not None and outcome != "accepted" else None,
                 error=error,

@@ -11,6 +11,7 @@ from preforkmx.errors import SMTPError
 from preforkmx.middleware.chain import Chain
 from preforkmx.observe.counters import Counters
 from preforkmx.session.wire import Outbox
+from preforkmx.state.networks import NetworkSet
 
 if TYPE_CHECKING:
     import logging
@@ -31,7 +32,9 @@ HOOK_FAILURE = SMTPError(502, "Internal error", enhanced=(5, 3, 0))
 class Service:
     """What all sessions of one server share; a session changes nothing of it but the counts."""
 
-    settings: Callable[[Listener], Settings]
+    settings: Callable[[Listener, bool], Settings]
+    """What a listener's sessions are held to; the flag: bare newlines are normalised for the
+    client."""
     logger: logging.Logger
     tls: ssl.SSLContext | None = None
     access_log: AccessLog | None = None
@@ -43,6 +46,12 @@ class Service:
     """Seconds for each wait for the client, and for the hooks of one phase."""
     delivery_timeout: float = 240.0
     """Seconds that delivery handlers have, not counting the waits for the client."""
+    greeting_delay: float = 0.0
+    """Seconds that a client has to be silent before it is greeted; 0: it is greeted at once."""
+    minimum_rate: int = 0
+    """Octets a second of a message, over a window; 0: any."""
+    normalize_from: NetworkSet = field(default_factory=NetworkSet)
+    """Clients whose bare newlines are normalised."""
     session_time: float | None = None
     """Seconds of a session, looked at between transactions."""
     max_sessions: int = 100

@@ -8,13 +8,16 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from preforkmx.errors import ConnectionLost
-from preforkmx.model import Envelope, Peer, TLSInfo
+from preforkmx.model import DSN, Envelope, TLSInfo
 from preforkmx.protocol import replies
 from preforkmx.protocol.core import COMMANDS_A_TURN
 from preforkmx.protocol.events import (
+    Bdat,
     Closing,
     Credentials,
     Data,
+    Foreign,
+    Forwarded,
     Gone,
     Hello,
     Mail,
@@ -26,6 +29,8 @@ from preforkmx.protocol.events import (
     StartTLS,
     Verify,
 )
+from preforkmx.protocol.parameters import NO_PARAMETERS
+from preforkmx.session.forwarded import forwarded_peer
 from preforkmx.session.handling import handle_message
 from preforkmx.session.hooks import HookedWire
 from preforkmx.session.incoming import NoMessage
@@ -34,8 +39,10 @@ from preforkmx.session.record import Record, verdict
 if TYPE_CHECKING:
     import ssl
 
+    from preforkmx.model import Peer
     from preforkmx.protocol.core import Core
     from preforkmx.protocol.events import Event
+    from preforkmx.protocol.parameters import MailParameters
     from preforkmx.protocol.replies import Reply
     from preforkmx.session.service import Service
 
@@ -51,13 +58,16 @@ class Session(HookedWire):
     __slots__ = (
         "_between_commands",
         "_connect_context",
-        "_held",
         "_mail_started",
         "_record",
         "_started",
         "_transactions",
+        "_until",
         "envelope",
+        "held",
+        "lmtp",
         "messages",
+        "via",
     )
 
     def __init__(
@@ -65,12 +75,17 @@ class Session(HookedWire):
     ) -> None:
         super().__init__(service, core, peer, loop)
         self._connect_context = self.context
-        log = service.access_log
-        self._record = Record(log, self.id, peer) if log is not None else None
+        self._record: Record | None = None
         # The task waits for a command, and not for a hook or a message.
         self._between_commands = False
-        # An event that answer_at_once() leaves to the task.
-        self._held: Event | None = None
+        # When the command that is awaited has to be complete.
+        self._until = inf
+        self.held: Event | None = None
+        """An event that somebody else met, and leaves to :meth:`run`."""
+        self.lmtp = False
+        """The listener speaks LMTP."""
+        self.via: str | None = None
+        """The address of the proxy that the client came through."""
         self._started = loop.time()
         self._mail_started = 0.0
         self._transactions = 0
@@ -84,6 +99,9 @@ class Session(HookedWire):
         """Serve the client to its end. Never raises: what goes wrong ends this session only."""
         connected = False
         linger = True
+        log = self.service.access_log
+        if log is not None:
+            self._record = Record(log, self.id, self.peer, self.via)
         try:
             if self.core.tls:
                 self.peer = self.peer._replace(tls=self._tls_info())
@@ -116,6 +134,7 @@ class Session(HookedWire):
             self.abort()
         finally:
             self.service.counters.commands_refused += self.core.refusals
+            self.service.counters.auth_failures += self.core.auth_failures
             self.service.sessions.discard(self)
             self._closed.set()
             if self._record is not None:
@@ -136,6 +155,8 @@ class Session(HookedWire):
         service = self.service
         refusal = await self.ask(service.chain.check_connection)
         self._connect_context = self.context
+        if refusal is None and service.greeting_delay and not self.peer.is_health_check:
+            refusal = await self._listen_first(service.greeting_delay)
         if refusal is None:
             self.core.greet()
             return True
@@ -145,6 +166,17 @@ class Session(HookedWire):
             self._record.refused(self.peer, refusal, self.by)
         self.core.shut(refusal)
         return False
+
+    async def _listen_first(self, seconds: float) -> Reply | None:
+        """Let the client be silent for a while; None, or what it gets because it was not."""
+        until = self.now() + seconds
+        while not self.core.buffered:
+            left = until - self.now()
+            if left <= 0 or self.core.eof or self.service.draining:
+                return None
+            await self.more(left)
+        self.by = "greeting_delay"
+        return replies.SENT_TOO_EARLY
 
     def answer_at_once(self) -> bool:
         """Answer commands that no hook wants to see, where the octets arrive.
@@ -160,8 +192,10 @@ class Session(HookedWire):
             event = core.next_event()
             kind = type(event)
             if kind is NeedData:
-                self.flush_soon()
-                self.deadline = self._loop.time() + service.command_timeout
+                if core.unsent:
+                    # A command is complete, and the next one has its own time.
+                    self.deadline = self._until = self._loop.time() + service.command_timeout
+                    self.flush_soon()
                 return not self._writing_paused
             if kind is Mail and not chain.check_sender:
                 self._begin_transaction(event)  # type: ignore[arg-type]
@@ -169,7 +203,7 @@ class Session(HookedWire):
             elif kind is Rcpt and not chain.check_recipient:
                 self._take_recipient(event)  # type: ignore[arg-type]
             else:
-                self._held = event
+                self.held = event
                 return False
         return False
 
@@ -177,9 +211,10 @@ class Session(HookedWire):
         core = self.core
         service = self.service
         turn = 0
+        self._until = inf
         while True:
-            event = self._held or core.next_event()
-            self._held = None
+            event = self.held or core.next_event()
+            self.held = None
             kind = type(event)
             turn += 1
             if kind is NeedData:
@@ -188,9 +223,12 @@ class Session(HookedWire):
                     if last is not None:
                         core.shut(last)
                         continue
+                if turn > 1 or core.unsent or self._until == inf:
+                    # Not at each octet: a command has its time as a whole.
+                    self._until = self._loop.time() + service.command_timeout
                 turn = 0
                 self._between_commands = True
-                await self.more(service.command_timeout)
+                await self.more(self._until - self._loop.time())
                 self._between_commands = False
                 if self.expired:
                     self._client_too_slow()
@@ -198,7 +236,8 @@ class Session(HookedWire):
             if kind is Pause or turn >= COMMANDS_A_TURN:
                 turn = 0
                 if kind is not Pause:
-                    self._held = event
+                    self.held = event
+                self._until = inf
                 await self.breathe(service.command_timeout)
                 if self.expired:
                     self._client_too_slow()
@@ -207,7 +246,7 @@ class Session(HookedWire):
                 await self._mail(event)  # type: ignore[arg-type]
             elif kind is Rcpt:
                 await self._rcpt(event)  # type: ignore[arg-type]
-            elif kind is Data:
+            elif kind is Data or kind is Bdat:
                 await self._data()
             elif kind is Hello:
                 await self._hello(event)  # type: ignore[arg-type]
@@ -223,21 +262,39 @@ class Session(HookedWire):
                 await self._authenticate(event)  # type: ignore[arg-type]
             elif kind is Verify:
                 await self._verify(event)  # type: ignore[arg-type]
+            elif kind is Forwarded:
+                await self._forwarded(event)  # type: ignore[arg-type]
             elif kind is Closing:
-                if event.reply is replies.SHUTTING_DOWN:  # type: ignore[union-attr]
-                    self.ended = "shutdown"
+                self._closing(event.reply)  # type: ignore[union-attr]
+                return
+            elif kind is Foreign:
+                service.counters.wrong_protocol += 1
+                self.ended = "wrong protocol"
+                self.error = ConnectionLost("the client speaks another protocol")
                 return
             elif kind is Gone:
                 self.ended = "lost"
                 self.error = ConnectionLost("the client closed without QUIT")
                 return
 
+    def _closing(self, reply: Reply) -> None:
+        if reply is replies.SHUTTING_DOWN:
+            self.ended = "shutdown"
+        elif reply is replies.SENT_TOO_EARLY:
+            self.service.counters.early_talkers += 1
+            self.ended = "early talker"
+
+    @property
+    def waits_since(self) -> float:
+        """Since when a command is awaited, on the loop's clock; inf: none is."""
+        return self._until - self.service.command_timeout if self._between_commands else inf
+
     def _client_too_slow(self) -> None:
         """Its time for a command, or to read its replies, is over."""
         self.service.counters.timeouts += 1
         self.ended = "timeout"
         self.error = TimeoutError("the client sent, or read, nothing for too long")
-        self._held = None
+        self.held = None
         self.core.shut(replies.TIMED_OUT)
 
     def _ending(self) -> Reply | None:
@@ -264,7 +321,7 @@ class Session(HookedWire):
         peer = self.peer
         self.peer = peer._replace(
             helo_name=event.name,
-            protocol=_protocol(event.extended, peer.tls is not None, peer.username is not None),
+            protocol=self._protocol(peer, extended=event.extended),
         )
         refusal = await self.ask(self.service.chain.check_helo, event.name)
         if refusal is not None:
@@ -294,7 +351,18 @@ class Session(HookedWire):
             size=parameters.size,
             body=parameters.body,
         )
+        if parameters is not NO_PARAMETERS:
+            self._take_parameters(self.envelope, parameters)
         self.context = self.context.with_sender(event.path)
+
+    def _take_parameters(self, envelope: Envelope, parameters: MailParameters) -> None:
+        envelope.smtputf8 = parameters.smtputf8
+        envelope.require_tls = parameters.require_tls
+        if parameters.auth is not None:
+            # RFC 4954 section 5: nobody vouches for others who did not say who it is.
+            envelope.auth = parameters.auth if self.peer.username is not None else ""
+        if parameters.ret is not None or parameters.envid is not None:
+            envelope.dsn = DSN(parameters.ret, parameters.envid)
 
     def _take_sender(self) -> None:
         self.service.counters.transactions += 1
@@ -312,6 +380,10 @@ class Session(HookedWire):
     def _take_recipient(self, event: Rcpt) -> None:
         assert self.envelope is not None
         self.envelope.recipients.append(event.path)
+        if event.dsn is not None:
+            if self.envelope.dsn is None:
+                self.envelope.dsn = DSN()
+            self.envelope.dsn.recipients[event.path] = event.dsn
         self.service.counters.recipients += 1
         self.core.accept()
 
@@ -332,7 +404,7 @@ class Session(HookedWire):
                 self.core.refuse(refusal)
                 return
             if answer[0] is not None:
-                self.core.accept(replies.verified(answer[0].mailbox))
+                self.core.accept(replies.verified(answer[0].mailbox, smtputf8=event.smtputf8))
                 return
         self.core.accept(replies.CANNOT_VERIFY)
 
@@ -340,20 +412,36 @@ class Session(HookedWire):
         service = self.service
         refusal = await self.ask(service.chain.authenticate, event.username, event.password)
         if refusal is not None:
-            service.counters.auth_failures += 1
             self.core.refuse(refusal)
             return
         service.counters.auth_successes += 1
-        peer = self.peer
-        self.peer = peer._replace(
-            username=event.username, protocol=_protocol(True, peer.tls is not None, True)
-        )
+        peer = self.peer._replace(username=event.username)
+        self.peer = peer._replace(protocol=self._protocol(peer, extended=True))
         self.core.accept()
+
+    async def _forwarded(self, event: Forwarded) -> None:
+        """XCLIENT: the session begins again, with the client that the proxy names."""
+        self.core.accept()
+        self.peer = peer = forwarded_peer(self.peer, event.client)
+        self.core.authenticated = peer.username is not None
+        # What check_connection made: a lease among it, whose place the next one takes.
+        self.context = self._connect_context
+        if self._record is not None:
+            self._record.identify(peer)
+        await self._connect()
+
+    def _protocol(self, peer: Peer, *, extended: bool) -> str:
+        """Name how mail arrives (RFC 3848)."""
+        if not extended:
+            return "SMTP"
+        name = "LMTP" if self.lmtp else "ESMTP"
+        return f"{name}{'S' if peer.tls else ''}{'A' if peer.username is not None else ''}"
 
     async def _data(self) -> None:
         service = self.service
         assert self.envelope is not None
         self.core.accept()
+        # BDAT is answered after its chunk.
         self.flush_soon()
         service.in_data += 1
         try:
@@ -452,10 +540,3 @@ class Session(HookedWire):
             )
         if self.context.sender is not None:
             self.context = self.context.with_sender(None)
-
-
-def _protocol(extended: bool, tls: bool, authenticated: bool) -> str:  # noqa: FBT001
-    """Name how mail arrives (RFC 3848)."""
-    if not extended:
-        return "SMTP"
-    return f"ESMTP{'S' if tls else ''}{'A' if authenticated else ''}"

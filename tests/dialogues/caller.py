@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 from preforkmx.protocol import replies
 from preforkmx.protocol.core import Core
 from preforkmx.protocol.events import (
+    Bdat,
     Chunk,
     Closing,
     Credentials,
     Data,
     End,
+    Foreign,
+    Forwarded,
     Gone,
     Hello,
     Mail,
@@ -41,7 +44,8 @@ class Caller:
 
     :param decide: ``(phase, argument)`` → the reply that the phase's hooks give, None to let
         pass; phases are ``connect``, ``helo``, ``mail``, ``rcpt``, ``data`` (at the end of
-        the message), ``vrfy`` and ``auth`` (user NUL password).
+        the message), ``deliver`` (a recipient, in LMTP), ``vrfy`` and ``auth`` (user NUL
+        password).
 
     It keeps what happened in a form that does not depend on how the octets were split:
     :attr:`happened` has the events in their order with a message's chunks joined (left out
@@ -54,9 +58,18 @@ class Caller:
         decide: Callable[[str, str], Reply | None] = let_pass,
         *,
         tls: bool = False,
+        may_forward: bool = False,
     ) -> None:
         self.traced: list[bytes] = []
-        self.core = Core(settings, tls=tls, trace=lambda _side, octets: self.traced.append(octets))
+        self.core = Core(
+            settings,
+            tls=tls,
+            may_forward=may_forward,
+            trace=lambda _side, octets: self.traced.append(octets),
+        )
+        self._lmtp = settings.lmtp
+        # A message is on its way in chunks.
+        self._chunks = False
         self.decide = decide
         self.happened: list[object] = []
         self.output = b""
@@ -94,7 +107,7 @@ class Caller:
                 break
             if type(event) is Pause:
                 continue
-            if type(event) in (Gone, Closing):
+            if type(event) in (Gone, Closing, Foreign):
                 # Asked again, it says so again.
                 if not self.happened or self.happened[-1] != event:
                     self.happened.append(event)
@@ -114,6 +127,12 @@ class Caller:
             self._end(event)
             return
         self.happened.append(event)
+        if self._chunks:
+            # Only these come between two chunks, and none of them leaves a transaction.
+            assert type(event) in (Hello, Reset, Quit)
+            core.give_up_chunks()
+            self._chunks = False
+            self._sender, self._recipients, self._body = None, [], []
         if type(event) is Hello:
             self._settle(self.decide("helo", event.name))
         elif type(event) is Mail:
@@ -123,11 +142,20 @@ class Caller:
         elif type(event) is Rcpt:
             if self._settle(self.decide("rcpt", event.path)):
                 self._recipients.append(event.path)
-        elif type(event) is Data:
+        elif type(event) is Data or type(event) is Bdat:
             assert self._sender is not None
             assert self._recipients
             self._body = []
+            self._chunks = type(event) is Bdat
             core.accept()
+        elif type(event) is Forwarded:
+            core.accept()
+            self._sender, self._recipients = None, []
+            refusal = self.decide("connect", "")
+            if refusal is None:
+                core.greet()
+            else:
+                core.shut(refusal)
         elif type(event) is Credentials:
             self._settle(self.decide("auth", f"{event.username}\0{event.password}"))
         elif type(event) is Verify:
@@ -163,5 +191,12 @@ class Caller:
             self._messages += 1
             self.delivered.append((self._sender, self._recipients, body))
             reply = replies.queued(f"1.{self._messages}")
+        answers = [reply]
+        if self._lmtp:
+            answers = [
+                (self.decide("deliver", path) if reply.code == 250 else None) or reply
+                for path in self._recipients
+            ]
         self._sender, self._recipients, self._body = None, [], []
-        self.core.finish(reply)
+        self._chunks = False
+        self.core.finish(*answers)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ID = b"{id}"
 """In an expected reply: any transaction id."""
 
-PHASES = ("connect", "helo", "mail", "rcpt", "data", "vrfy")
+PHASES = ("connect", "helo", "mail", "rcpt", "data", "deliver", "vrfy")
 
 _OPTIONS = {
     "starttls": "starttls",
@@ -26,6 +26,17 @@ _OPTIONS = {
     "recipients": "recipients",
     "errors": "errors",
     "auth-failures": "auth_failures",
+    "lmtp": "lmtp",
+    "xclient": "xclient",
+    "smtputf8": "smtputf8",
+    "dsn": "dsn",
+    "requiretls": "requiretls",
+    "hops": "hops",
+    "commands": "commands",
+    "transactions": "transactions",
+    "strict-flights": "strict_flights",
+    "chunking": "chunking",
+    "bare-newline": "bare_newline",
 }
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|(.))|\{([^{}]*)\}", re.DOTALL)
 _SIMPLE = {"r": b"\r", "n": b"\n", "t": b"\t", "0": b"\0", "\\": b"\\", "{": b"{"}
@@ -57,7 +68,7 @@ class Flight:
 
 @dataclass(slots=True)
 class Hello:
-    """EHLO or HELO, whatever the server has to offer."""
+    """EHLO, HELO or LHLO, whatever the server has to offer."""
 
     verb: str
 
@@ -90,7 +101,7 @@ class Dialogue:
 
     name: str
     steps: list[Step]
-    options: dict[str, int | bool]
+    options: dict[str, int | bool | str]
     users: dict[str, str]
     one_segment: bool
     secrets: list[bytes]
@@ -159,10 +170,11 @@ class _Reader:
 
     def read(self, line: str) -> None:
         dialogue = self._dialogue
-        if line.startswith("| ") or line == "|":
+        if line.startswith(("| ", "> ")) or line == "|":
             if self._message is None:
                 raise DialogueError("a line of no message")
-            self._message.body += self._octets(line[2:]) + b"\r\n"
+            end = b"" if line[0] == ">" else b"\r\n"
+            self._message.body += self._octets(line[2:]) + end
             return
         self._message = None
         key, _, rest = line.partition(" ")
@@ -178,7 +190,7 @@ class _Reader:
             self._expected().closed = True
         elif key == "set":
             option, _, value = rest.partition(" ")
-            dialogue.options[_OPTIONS[option]] = int(value) if value else True
+            dialogue.options[_OPTIONS[option]] = _value(value)
         elif key == "user":
             user, password = map(self._text, rest.split())
             dialogue.users[user] = password
@@ -192,7 +204,7 @@ class _Reader:
         step: Step
         if key == "hook":
             step = self._hook(line)
-        elif line in ("ehlo", "helo"):
+        elif line in ("ehlo", "helo", "lhlo"):
             step = Hello(line.upper())
         elif line == "tls":
             step = Handshake()
@@ -270,6 +282,13 @@ class _Reader:
         if not star:
             raise DialogueError(f"{{{braced}}} means nothing")
         return self._octets(unit) * int(count)
+
+
+def _value(text: str) -> int | bool | str:
+    """An option's value: a number, ``off``, a word, or none: it is on."""
+    if text == "off":
+        return False
+    return int(text) if text.isdecimal() else text or True
 
 
 def flights(dialogue: Dialogue) -> Iterator[Flight]:

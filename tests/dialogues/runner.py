@@ -8,6 +8,7 @@ import logging
 import re
 import socket
 import ssl
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from dialogues.caller import Caller
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from preforkmx.model import Envelope, Peer
 
 HOSTNAME = "mx.example.com"
+LOOPBACK = ip_network("127.0.0.0/8")
 TIMEOUT = 10.0
 """Seconds for each wait of the client: reached only by a test that fails."""
 
@@ -137,9 +139,10 @@ def run_on_core(dialogue: Dialogue, cut: Callable[[int, bytes], Iterator[bytes]]
     """
     options = dict(dialogue.options)
     tls = bool(options.pop("tls", False))
+    xclient = bool(options.pop("xclient", False))
     settings = Settings(hostname=HOSTNAME, auth=bool(dialogue.users), **options)  # type: ignore[arg-type]
     hooks = Hooks(dialogue.users)
-    caller = Caller(settings, hooks.decide, tls=tls)
+    caller = Caller(settings, hooks.decide, tls=tls, may_forward=xclient)
     greeted = False
     number = 0
     for step in dialogue.steps:
@@ -242,12 +245,18 @@ def _server(
     options = dict(dialogue.options)
     implicit = options.pop("tls", False)
     starttls = options.pop("starttls", False)
+    lmtp = options.pop("lmtp", False)
+    xclient = options.pop("xclient", False)
     # Below what a server may be given: a dialogue of a hundred recipients would be no reading.
     recipients = options.pop("recipients", None)
 
     async def deliver(_ctx: Context, _peer: Peer, envelope: Envelope) -> None:
         body = await envelope.data.read()
         await hooks.run("data", body.decode("latin-1"))
+        for index, path in enumerate(envelope.recipients):
+            answer = hooks.ask("deliver", path)
+            if isinstance(answer, SMTPError):
+                envelope.reject_recipient(index, answer)
         delivered.append((envelope.sender, list(envelope.recipients), body))
 
     server = Server(
@@ -264,7 +273,12 @@ def _server(
     if not all_hooks:
         phases = {step.phase for step in dialogue.steps if isinstance(step, Hook)}
     server.use(_middleware(hooks, phases | ({"auth"} if dialogue.users else set())))
-    server.listen("127.0.0.1:0", tls="implicit" if implicit else "starttls")
+    server.listen(
+        "127.0.0.1:0",
+        tls="implicit" if implicit else "starttls",
+        protocol="lmtp" if lmtp else "smtp",
+        xclient_from=(LOOPBACK,) if xclient else (),
+    )
     return server
 
 

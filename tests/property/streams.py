@@ -41,6 +41,10 @@ COMMANDS = (
     b"AGEAYg==\r\n",
     b"YQ==\r\n",
     b"*\r\n",
+    b"BDAT 5\r\nchunk",
+    b"BDAT 7 LAST\r\nlast\r\n.",
+    b"BDAT 0 LAST\r\n",
+    b"MAIL FROM:<a@example.org> BODY=BINARYMIME\r\n",
 )
 WRONG = (
     b"\r\n",
@@ -55,6 +59,12 @@ WRONG = (
     b"AUTH X\r\n",
     b"NOOP\n",
     b"QUIT\r\n",
+    b"BDAT 61\r\n" + b"x" * 61,
+    b"BDAT 200 LAST\r\n",
+    b"BDAT -1\r\n",
+    b"GET / HTTP/1.1\r\n",
+    b"LHLO a.example\r\n",
+    b"XCLIENT ADDR=192.0.2.1\r\n",
     b"x" * 2047,
     b"x" * 2060 + b"\r\n",
     b"x" * 10240 + b"\r\n",
@@ -152,7 +162,7 @@ def check(caller: Caller) -> None:
     """What holds for every session after every piece: the core keeps no more than its bound."""
     core = caller.core
     if not core.closed:
-        assert core.buffered <= (12288 if core._exchange is not None else 2048)
+        assert core.buffered <= (12288 if core._authentication.running else 2048)
     if core._message is not None:
         assert len(core._message._carry) <= 4
     assert core.take_output() == b""

@@ -12,7 +12,9 @@ from preforkmx.app.site import Site, load_configuration, load_plan
 from preforkmx.context import Context
 from preforkmx.errors import ConfigError, SMTPError
 from preforkmx.model import Peer
+from preforkmx.server import Server
 from preforkmx.session.listener import Listener
+from preforkmx.testing import Client, running
 from preforkmx.workers.seat import WorkerSeat
 
 PEER = Peer(ip_address("192.0.2.1"), 4000, "mx.example.com", "127.0.0.1:0")
@@ -102,6 +104,83 @@ def test_every_key_of_a_listener_is_in_the_plan(read, tmp_path):
             proxy_from=(ip_network("10.0.0.0/8"),),
             xclient_from=(ip_network("192.0.2.10"),),
         ),
+    )
+
+
+def test_every_limit_and_every_extension_reaches_the_server(read, monkeypatch):
+    given = {}
+
+    class Spy(Server):
+        def __init__(self, **options):
+            given.update(options)
+            super().__init__(**options)
+
+    monkeypatch.setattr("preforkmx.app.build.Server", Spy)
+    text = SMALL.replace("[admin]", "[limits]\nhops = 7\n[extensions]\nchunking = false\n[admin]")
+    site = read(text)
+    site.build_server(seat())
+    config = site.loaded.config
+    for table in (config.limits, config.extensions):
+        for key in type(table).model_fields:
+            assert given[key] == getattr(table, key), key
+    assert (given["hops"], given["chunking"]) == (7, False)
+
+
+def test_extensions_that_are_switched_off_are_not_offered(read):
+    async def keywords(text):
+        server = read(text).build_server(seat())
+        async with running(server) as address, await Client.connect(address) as client:
+            return {line.split()[0] for line in (await client.hello()).lines[1:]}
+
+    every = {"SMTPUTF8", "CHUNKING", "BINARYMIME", "DSN"}
+    local = SMALL + '[state]\nurl = "local:"\n'
+    table = "[extensions]\nsmtputf8 = {0}\nchunking = {0}\ndsn = {0}\n"
+    assert every <= asyncio.run(keywords(local + table.format("true")))
+    assert not every & asyncio.run(keywords(local + table.format("false")))
+    assert every - asyncio.run(keywords(local)) == {"DSN"}
+
+
+def test_what_a_delivery_does_not_keep_is_not_offered_by_default(read, site_module):
+    module = site_module(
+        """
+        from preforkmx import Middleware
+
+        async def handle(ctx, peer, envelope): ...
+
+        nothing = Middleware(handler=handle, extensions=frozenset())
+        """
+    )
+
+    async def keywords(delivery):
+        text = SMALL.replace('use = "discard"', delivery) + '[state]\nurl = "local:"\n'
+        server = read(text).build_server(seat())
+        async with running(server) as address, await Client.connect(address) as client:
+            return {line.split()[0] for line in (await client.hello()).lines[1:]}
+
+    assert {"SMTPUTF8", "BINARYMIME"} <= asyncio.run(keywords('path = "mail"'))
+    offered = asyncio.run(keywords(f'use = "{module}:nothing"'))
+    assert not {"SMTPUTF8", "BINARYMIME"} & offered
+    assert "CHUNKING" in offered
+
+
+def test_a_promise_is_refused_where_the_sites_delivery_does_not_keep_it(read, site_module):
+    module = site_module(
+        """
+        from preforkmx import Middleware
+
+        async def handle(ctx, peer, envelope): ...
+
+        utf8 = Middleware(handler=handle, extensions=frozenset({"SMTPUTF8"}))
+        dsn = Middleware(handler=handle, extensions=frozenset({"DSN"}))
+        """
+    )
+    promising = SMALL + "[extensions]\ndsn = true\n"
+    for keeps in ("dsn", "handle"):
+        read(promising.replace('"discard"', f'"{module}:{keeps}"')).check()
+    [problem] = problems_of(read(promising.replace('"discard"', f'"{module}:utf8"')))
+    assert problem == (
+        "11: extensions.dsn: cannot be kept by the delivery "
+        "(got true; its extensions are without DSN)"
     )
 
 

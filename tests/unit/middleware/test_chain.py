@@ -37,7 +37,7 @@ def test_a_middleware_may_take_part_in_several_phases():
 
 
 def test_every_hook_of_middleware_is_a_phase_of_the_chain():
-    assert {field.name for field in fields(Middleware)} - {"name"} == {
+    assert {field.name for field in fields(Middleware)} - {"name", "extensions"} == {
         field.name for field in fields(Chain)
     }
 

@@ -285,15 +285,23 @@ def test_tls_forgets_what_was_learnt_in_plain_text():
 @pytest.mark.parametrize("auth", [True, False])
 @pytest.mark.parametrize("insecure", [True, False])
 @pytest.mark.parametrize("tls", [True, False])
-def test_ehlo_lists_what_holds_at_this_point(starttls, auth, insecure, tls):
+@pytest.mark.parametrize("xclient", [True, False])
+@pytest.mark.parametrize("options", [True, False])
+def test_ehlo_lists_what_holds_at_this_point(starttls, auth, insecure, tls, xclient, options):
     settings = Settings(
         hostname="mx.example.com",
         message_size=5,
         starttls=starttls,
         auth=auth,
         allow_insecure_auth=insecure,
+        chunking=options,
+        smtputf8=options,
+        dsn=options,
+        requiretls=options,
+        recipients=1000 if options else 1_000_000,
+        transactions=7 if options else 0,
     )
-    it = Core(settings, tls=tls)
+    it = Core(settings, tls=tls, may_forward=xclient)
     it.greet()
     it.take_output()
     ask(it, HELLO)
@@ -304,6 +312,14 @@ def test_ehlo_lists_what_holds_at_this_point(starttls, auth, insecure, tls):
         expected.add("STARTTLS")
     if auth and (tls or insecure):
         expected.add("AUTH PLAIN LOGIN")
+    if options:
+        expected |= {"CHUNKING", "BINARYMIME", "SMTPUTF8", "DSN"}
+        # RFC 9422 section 4 has no room for more than six digits.
+        expected.add("LIMITS RCPTMAX=1000 MAILMAX=7")
+        if tls:
+            expected.add("REQUIRETLS")
+    if xclient:
+        expected.add("XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT")
     assert first == "250-mx.example.com"
     assert len(keywords) == len(expected)
     assert {keyword[4:] for keyword in keywords} == expected

@@ -141,6 +141,8 @@ def test_only_a_421_and_the_last_replies_close(name):
         "BARE_NEWLINE",
         "TLS_INJECTION",
         "HOOK_TIMEOUT",
+        "BDAT_SYNTAX",
+        "SENT_TOO_EARLY",
     }
     reply = CATALOGUE[name]
     assert reply.close == (reply.code == 421 or name in closing)
