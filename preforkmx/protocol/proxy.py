@@ -268,7 +268,7 @@ def _tlvs(octets: bytes, begin: int) -> tuple[tuple[int, bytes], ...]:
     while begin < len(octets):
         value = begin + 3
         end = value + int.from_bytes(octets[begin + 1 : value], "big")
-        if value > len(octets) or end > len(octets):
+        if end > len(octets):
             raise ProxyError("a TLV is cut off")
         tlvs.append((octets[begin], octets[value:end]))
         begin = end
