@@ -115,13 +115,13 @@ def rcpt(argument: bytes, settings: Settings, *, smtputf8: bool = False) -> Rcpt
     return Rcpt(path, dsn)
 
 
-def vrfy(argument: bytes, settings: Settings | None = None) -> Verify | Reply:
+def vrfy(argument: bytes, settings: Settings) -> Verify | Reply:
     """Parse what follows VRFY: any printable text (RFC 5321 section 4.1.1.6).
 
     Where SMTPUTF8 is offered, the text may hold UTF-8, and its last word may be SMTPUTF8, which
     is about the reply and not about the text (RFC 6531 section 3.7.4.2).
     """
-    if settings is not None and settings.smtputf8:
+    if settings.smtputf8:
         try:
             text = argument.decode()
         except UnicodeDecodeError:

@@ -113,8 +113,6 @@ class Verify:
     text: str
     smtputf8: bool = False
     """The reply may hold UTF-8 (RFC 6531 section 3.7.4.2)."""
-    smtputf8: bool = False
-    """The reply may hold UTF-8 (RFC 6531 section 3.7.4.2)."""
 
 
 @dataclass(slots=True)
