@@ -13,36 +13,28 @@ Its caller
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from preforkmx.errors import LocalProtocolError
-from preforkmx.protocol import commands, replies, xclient
+from preforkmx.protocol import commands, replies, verbs
 from preforkmx.protocol.authentication import Authentication
 from preforkmx.protocol.chunking import Transfer, parse_chunk
+from preforkmx.protocol.endpoint import Endpoint, Trace
 from preforkmx.protocol.events import (
     Bdat,
     Chunk,
     Closing,
-    Data,
     End,
     Event,
     Foreign,
-    Forwarded,
     Gone,
-    Mail,
     NeedData,
     Pause,
-    Quit,
-    Rcpt,
-    Reset,
-    StartTLS,
 )
-from preforkmx.protocol.extensions import auth_offered
-from preforkmx.protocol.framing import LINE_LIMIT, LineFramer, Trouble
-from preforkmx.protocol.hops import HopCounter
-from preforkmx.protocol.message import MessageScanner
+from preforkmx.protocol.framing import LINE_LIMIT, Trouble
+from preforkmx.protocol.message import Data
 from preforkmx.protocol.order import LAST_IN_FLIGHT, LMTP_REPLIES, TABLE, WORK, State, Verb
+from preforkmx.protocol.patience import Patience
 from preforkmx.protocol.replies import Reply
 from preforkmx.protocol.sasl import RESPONSE_LIMIT
 
@@ -72,11 +64,8 @@ _SPECIAL = frozenset(
     }
 )
 # Events without fields.
-_DATA = Data()
 _BDAT = Bdat()
 _FOREIGN = Foreign()
-_QUIT = Quit()
-_RESET = Reset()
 
 _HTTP = frozenset(
     {b"CONNECT", b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PRI", b"PUT"}
@@ -84,11 +73,8 @@ _HTTP = frozenset(
 # The first octet of a TLS record that begins a handshake (RFC 8446 section 5.1).
 _TLS_HANDSHAKE = b"\x16"
 
-Trace = Callable[[str, bytes], None]
-"""Called with ``"C"`` or ``"S"`` and a line or reply; credentials are redacted."""
 
-
-class Core:
+class Core(Endpoint):
     """The server's side of one SMTP or LMTP session, without its transport.
 
     :param settings: shared by all sessions of a listener.
@@ -99,33 +85,24 @@ class Core:
 
     __slots__ = (
         "_after",
-        "_authentication",
-        "_binary",
         "_closing",
         "_commands",
-        "_eof",
-        "_errors",
-        "_framer",
-        "_hops",
-        "_idle",
-        "_message",
-        "_output",
-        "_recipients",
-        "_settings",
-        "_smtputf8",
+        "_data",
         "_strict",
-        "_transactions",
         "_transfer",
         "_verb",
         "authenticated",
+        "authentication",
+        "binarymime",
         "extended",
         "last_call",
         "may_forward",
-        "receive_data",
-        "refusals",
+        "patience",
+        "recipients",
+        "settings",
+        "smtputf8",
         "state",
         "tls",
-        "trace",
     )
 
     def __init__(
@@ -136,32 +113,24 @@ class Core:
         may_forward: bool = False,
         trace: Trace | None = None,
     ) -> None:
-        self._settings = settings
-        self._framer = LineFramer(normalize=settings.bare_newline == "normalize")
-        self.receive_data = self._framer.feed
-        """Takes octets from the client."""
-        self._output: list[bytes] = []
-        self.trace = trace
-        self._commands = self._LMTP if settings.lmtp else self._SMTP
+        self.settings = settings
+        super().__init__(normalize=settings.bare_newline == "normalize", trace=trace)
+        self._commands = verbs.LMTP if settings.lmtp else verbs.SMTP
         self._strict = settings.strict_flights
-        self._message: MessageScanner | None = None
+        self._data: Data | None = None
         self._transfer: Transfer | None = None
-        self._hops: HopCounter | None = None
-        self._authentication = Authentication(settings.auth_failures)
+        self.authentication = Authentication(settings.auth_failures)
+        self.patience = Patience(settings)
         # The command that waits for accept() or refuse(), and the state if it is accepted.
         self._verb: Verb | None = None
         self._after = State.CONNECTED
         self._closing: Reply | None = None
-        self._eof = False
-        self._errors = 0
-        self._idle = 0
-        self._transactions = 0
-        self._recipients = 0
-        # Of this transaction's MAIL.
-        self._smtputf8 = False
-        self._binary = False
-        self.refusals = 0
-        """Commands that were refused, by whomever."""
+        self.recipients = 0
+        """Of this transaction, accepted."""
+        self.smtputf8 = False
+        """MAIL asked for it."""
+        self.binarymime = False
+        """MAIL said so."""
         self.state = State.CONNECTED
         self.extended = False
         """The client greeted with EHLO or LHLO."""
@@ -171,53 +140,14 @@ class Core:
         self.tls = tls
         self.may_forward = may_forward
 
-    # --- octets in and out -----------------------------------------------------------------
-
-    @property
-    def buffered(self) -> int:
-        """Octets that arrived and were not read yet: what the caller has to bound."""
-        return self._framer.buffered
-
     @property
     def closed(self) -> bool:
         """The last reply was written."""
         return self.state is State.CLOSED
 
-    @property
-    def eof(self) -> bool:
-        """The client will send no more."""
-        return self._eof
-
-    @property
-    def recipients(self) -> int:
-        """Recipients of this transaction that were accepted."""
-        return self._recipients
-
-    def receive_eof(self) -> None:
-        """The client will send no more."""
-        self._eof = True
-
-    @property
-    def unsent(self) -> bool:
-        """There is output to take."""
-        return bool(self._output)
-
-    def take_output(self) -> bytes:
-        """Return, and forget, the octets to send."""
-        output = self._output
-        if not output:
-            return b""
-        octets = output[0] if len(output) == 1 else b"".join(output)
-        output.clear()
-        return octets
-
-    def _write(self, reply: Reply, *, extended: bool | None = None) -> None:
-        if extended is None:
-            extended = self.extended
-        octets = (reply.extended if extended else reply.plain) or reply.octets(extended=extended)
-        self._output.append(octets)
-        if self.trace is not None:
-            self.trace("S", octets)
+    def write(self, reply: Reply, *, extended: bool | None = None) -> None:
+        """Write `reply`; the session is over if it says so."""
+        self.put(reply, extended=self.extended if extended is None else extended)
         if reply.close:
             self._closing = reply
             self.state = State.CLOSED
@@ -229,12 +159,12 @@ class Core:
         if self.state is not State.CONNECTED:
             raise LocalProtocolError("greet() after the greeting")
         self.state = State.GREETED
-        self._write(self._settings.greeting)
+        self.write(self.settings.greeting)
 
     def shut(self, reply: Reply) -> None:
         """Write `reply` as the last one, whatever is pending; the next event is Closing."""
         verb, self._verb = self._verb, None
-        self._write(reply, extended=self._has_enhanced(verb))
+        self.write(reply, extended=self._has_enhanced(verb))
         self._closing = reply
         self.state = State.CLOSED
 
@@ -249,49 +179,43 @@ class Core:
         self._verb = None
         self.state = self._after
         if verb is Verb.RCPT:
-            self._recipients += 1
-            self._write(reply or replies.RECIPIENT_OK)
+            self.recipients += 1
+            self.write(reply or replies.RECIPIENT_OK)
         elif verb is Verb.MAIL:
-            self._recipients = 0
-            self._transactions += 1
-            self._write(reply or replies.SENDER_OK)
+            self.recipients = 0
+            self.patience.transaction()
+            self.write(reply or replies.SENDER_OK)
         elif verb is Verb.DATA:
-            settings = self._settings
-            self._message = MessageScanner(
-                settings.message_size, normalize=settings.bare_newline == "normalize"
-            )
-            self._hops = HopCounter(settings.hops)
-            self._write(replies.START_MESSAGE)
-        elif verb is Verb.BDAT:
-            self._hops = HopCounter(self._settings.hops)
+            self._data = Data(self.settings)
+            self.write(replies.START_MESSAGE)
         elif verb is Verb.QUIT:
-            self._write(reply or replies.BYE)
+            self.write(reply or replies.BYE)
         elif verb is Verb.HELO:
             self.extended = False
-            self._write(reply or self._settings.helo)
+            self.write(reply or self.settings.helo)
         elif verb is Verb.EHLO:
             self.extended = True
-            self._write(
-                reply or self._settings.ehlo(tls=self.tls, xclient=self.may_forward),
+            self.write(
+                reply or self.settings.ehlo(tls=self.tls, xclient=self.may_forward),
                 extended=False,
             )
         elif verb is Verb.AUTH:
             self.authenticated = True
-            self._write(reply or replies.AUTHENTICATED)
+            self.write(reply or replies.AUTHENTICATED)
         elif verb is Verb.STARTTLS:
             if self._framer.buffered:
                 # RFC 3207 section 4.2 and CVE-2011-0411: what was sent before the handshake
                 # is somebody else's.
                 self._framer.take()
-                self._write(replies.TLS_INJECTION)
+                self.write(replies.TLS_INJECTION)
             else:
-                self._write(reply or replies.READY_FOR_TLS)
+                self.write(reply or replies.READY_FOR_TLS)
         elif verb is Verb.XCLIENT:
             self.extended = False
             self.authenticated = False
-        else:
-            self._write(reply or replies.OK)
-        if self.state is not State.CHUNK:
+        elif verb is not Verb.BDAT:
+            self.write(reply or replies.OK)
+        if verb is not Verb.BDAT:
             self._transfer = None
 
     def refuse(self, reply: Reply) -> None:
@@ -301,7 +225,7 @@ class Core:
             raise LocalProtocolError("refuse() without a command that can be refused")
         self._verb = None
         if verb is Verb.AUTH and reply.code >= 500:
-            reply = self._authentication.failed(reply)
+            reply = self.authentication.failed(reply)
         self._refuse(reply, verb)
 
     def finish(self, *answers: Reply) -> None:
@@ -314,8 +238,8 @@ class Core:
         self.state = State.READY
         for reply in answers:
             if reply.code == 250:
-                self._errors = self._idle = 0
-            self._write(reply)
+                self.patience.delivered()
+            self.write(reply)
 
     def fail_chunks(self, reply: Reply) -> None:
         """Refuse the chunks that are still to come with `reply`: nobody takes the message.
@@ -358,11 +282,6 @@ class Core:
             self.state is State.SKIP and self._after in _TRANSACTION
         )
 
-    @property
-    def auth_failures(self) -> int:
-        """Failed authentications so far."""
-        return self._authentication.failures
-
     def next_event(self) -> Event:
         """Return what the octets so far mean next.
 
@@ -378,7 +297,7 @@ class Core:
                 if special is not None:
                     return special
                 continue
-            if self._authentication.running:
+            if self.authentication.running:
                 limit = RESPONSE_LIMIT
             else:
                 limit = LINE_LIMIT
@@ -391,7 +310,7 @@ class Core:
             if type(line) is not bytes:
                 self._trouble(line)  # type: ignore[arg-type]
                 continue
-            event = self._response(line) if self._authentication.running else self._command(line)
+            event = self._response(line) if self.authentication.running else self._command(line)
             if event is not None:
                 return event
         return PAUSE
@@ -413,67 +332,51 @@ class Core:
 
     def next_of_message(self) -> Event:
         """:meth:`next_event` for those who know that a message arrives."""
-        message = self._message
-        if message is None:
+        data = self._data
+        if data is None:
             return self.next_event()
-        hops = self._hops
-        assert hops is not None
-        while not message.ended:
-            octets = self._framer.take()
-            if not octets:
-                return GONE if self._eof else NEED_DATA
-            chunk, rest = message.feed(octets)
-            if rest:
-                self._framer.feed(rest)
-            if chunk:
-                hops.feed(chunk)
-                return Chunk(chunk)
-        self._message = None
-        return self._end(message.size, message.fault)
-
-    def _end(self, size: int, fault: Reply | None) -> End:
-        self.state = State.DELIVERY
-        if fault is None and self._hops is not None and self._hops.too_many:
-            fault = replies.TOO_MANY_HOPS
-        self._hops = None
-        return End(size, fault)
+        event = data.next(self._framer)
+        if event is None:
+            return GONE if self._eof else NEED_DATA
+        if type(event) is End:
+            self._data = None
+            self.state = State.DELIVERY
+        return event
 
     def _next_of_chunk(self) -> Event | None:
-        """The octets of the present chunk, or its end; None: a command comes next."""
+        """The octets of the present chunk, or the message's end; None: a command comes next."""
         transfer = self._transfer
         assert transfer is not None
-        while transfer.left:
-            octets = self._framer.take_at_most(transfer.left)
-            if not octets:
-                return GONE if self._eof else NEED_DATA
-            transfer.left -= len(octets)
-            if not transfer.skipping:
-                assert self._hops is not None
-                self._hops.feed(octets)
-                return Chunk(octets)
+        event = transfer.next(self._framer)
+        if event is None:
+            return GONE if self._eof else NEED_DATA
+        if type(event) is Chunk:
+            return event
         if self.state is State.SKIP:
+            # Whatever chunk it was, there was no message for it.
             self._transfer = None
             self.state = self._after
             assert transfer.failure is not None
             self._refuse(transfer.failure)
-        elif transfer.last:
+            return None
+        if type(event) is End:
             self._transfer = None
-            # What was refused is a fault of the message; what its handler said is the caller's.
-            return self._end(transfer.size, transfer.failure if transfer.skipping else None)
+            self.state = State.DELIVERY
+            return event
+        assert type(event) is Reply
+        self.state = State.CHUNKS
+        if event.code == 250:
+            self.write(event)
         else:
-            self.state = State.CHUNKS
-            if transfer.failure is not None:
-                self._refuse(transfer.failure)
-            else:
-                self._write(replies.chunk_taken(transfer.announced))
+            self._refuse(event)
         return None
 
     def _trouble(self, trouble: Trouble) -> None:
         if self.trace is not None:
             self.trace("C", f"<{trouble.value}>".encode())
         if trouble is Trouble.TOO_LONG:
-            if self._authentication.running:
-                self._authentication.cancel()
+            if self.authentication.running:
+                self.authentication.cancel()
                 self.state = State.READY
                 self._refuse(replies.AUTH_TOO_LONG)
             else:
@@ -488,19 +391,8 @@ class Core:
 
         :param verb: the command that it answers.
         """
-        self.refusals += 1
-        if reply.code >= 500:
-            self._errors += 1
-            if self._errors > self._settings.errors and not reply.close:
-                reply = replies.TOO_MANY_ERRORS
-        if (verb is None or verb in WORK) and not reply.close and self._too_idle():
-            reply = replies.TOO_MANY_COMMANDS
-        self._write(reply, extended=self._has_enhanced(verb))
-
-    def _too_idle(self) -> bool:
-        """Count a command that brings no message nearer; say whether it is one too many."""
-        self._idle += 1
-        return 0 < self._settings.commands < self._idle
+        reply = self.patience.refused(reply, counts_as_idle=verb is None or verb in WORK)
+        self.write(reply, extended=self._has_enhanced(verb))
 
     def _has_enhanced(self, verb: Verb | None) -> bool:
         """Say whether the reply to `verb` has an enhanced code (RFC 2034 section 4)."""
@@ -515,7 +407,7 @@ class Core:
             and self.state not in _TRANSACTION
             and word.upper() != b"QUIT"
         ):
-            self._write(self.last_call)
+            self.write(self.last_call)
             return None
         known = self._commands.get(word) or self._commands.get(word.upper())
         if self.trace is not None:
@@ -526,7 +418,7 @@ class Core:
         if self._strict and self._framer.buffered and self._sends_too_early(verb):
             self._refuse(replies.SENT_TOO_EARLY, verb)
             return None
-        if verb not in WORK and self._too_idle():
+        if verb not in WORK and self.patience.idle():
             self._refuse(replies.TOO_MANY_COMMANDS, verb)
             return None
         after = TABLE[self.state][verb]
@@ -566,39 +458,7 @@ class Core:
 
     def _table_reply(self, reply: State | Reply) -> Reply:
         assert type(reply) is Reply
-        return LMTP_REPLIES.get(reply, reply) if self._settings.lmtp else reply
-
-    def _helo(self, argument: bytes) -> Event | Reply | None:
-        return commands.hello(argument, extended=False)
-
-    def _ehlo(self, argument: bytes) -> Event | Reply | None:
-        return commands.hello(argument, extended=True)
-
-    def _other_greeting(self, _argument: bytes) -> Event | Reply | None:
-        # RFC 2033 section 4.1: never a completion reply to HELO and EHLO.
-        return replies.SEND_LHLO if self._settings.lmtp else replies.SEND_EHLO
-
-    def _mail(self, argument: bytes) -> Event | Reply | None:
-        settings = self._settings
-        if 0 < settings.transactions <= self._transactions:
-            return replies.TOO_MANY_TRANSACTIONS
-        event = commands.mail(argument, settings, tls=self.tls)
-        if isinstance(event, Mail):
-            self._smtputf8 = event.parameters.smtputf8
-            self._binary = event.parameters.body == "BINARYMIME"
-        return event
-
-    def _rcpt(self, argument: bytes) -> Event | Reply | None:
-        event = commands.rcpt(argument, self._settings, smtputf8=self._smtputf8)
-        if self._recipients >= self._settings.recipients and type(event) is Rcpt:
-            return replies.TOO_MANY_RECIPIENTS
-        return event
-
-    def _data(self, argument: bytes) -> Event | Reply | None:
-        if self._binary:
-            # RFC 3030 section 3.
-            return replies.BINARY_NEEDS_CHUNKS
-        return replies.NO_ARGUMENT if argument else _DATA
+        return LMTP_REPLIES.get(reply, reply) if self.settings.lmtp else reply
 
     def _bdat(self, argument: bytes, after: State | Reply) -> Event | None:
         """Take BDAT. The octets behind it are never commands, whatever is wrong with it."""
@@ -609,9 +469,9 @@ class Core:
         transfer = self._transfer
         begins = transfer is None
         if transfer is None:
-            transfer = Transfer(self._settings.message_size)
+            transfer = Transfer(self.settings)
         size, last = chunk
-        if not self._settings.chunking:
+        if not self.settings.chunking:
             after = replies.NOT_IMPLEMENTED
         if type(after) is not State:
             transfer.failure = self._table_reply(after)
@@ -632,57 +492,6 @@ class Core:
         self.state = after
         return None
 
-    def _rset(self, argument: bytes) -> Event | Reply | None:
-        return replies.NO_ARGUMENT if argument else _RESET
-
-    def _noop(self, _argument: bytes) -> Event | Reply | None:
-        self._write(replies.OK)
-        return None
-
-    def _quit(self, argument: bytes) -> Event | Reply | None:
-        return replies.NO_ARGUMENT if argument else _QUIT
-
-    def _vrfy(self, argument: bytes) -> Event | Reply | None:
-        event = commands.vrfy(argument, self._settings)
-        if self.state is State.CHUNKS and type(event) is not Reply:
-            # The session is busy with the message; RFC 5321 section 7.3 makes this right.
-            self._write(replies.CANNOT_VERIFY)
-            return None
-        return event
-
-    def _expn(self, _argument: bytes) -> Event | Reply | None:
-        return replies.NOT_IMPLEMENTED
-
-    def _help(self, _argument: bytes) -> Event | Reply | None:
-        self._write(replies.LMTP_HELP if self._settings.lmtp else replies.HELP)
-        return None
-
-    def _starttls(self, argument: bytes) -> Event | Reply | None:
-        if self.tls:
-            return replies.ALREADY_TLS
-        if not self._settings.starttls:
-            return replies.NOT_IMPLEMENTED
-        return replies.NO_ARGUMENT if argument else StartTLS()
-
-    def _xclient(self, argument: bytes) -> Event | Reply | None:
-        if not self.may_forward:
-            return replies.XCLIENT_NOT_FOR_YOU
-        client = xclient.parse(argument)
-        return client if type(client) is Reply else Forwarded(client)  # type: ignore[arg-type]
-
-    # --- AUTH -----------------------------------------------------------------------------------
-
-    def _auth(self, argument: bytes) -> Event | Reply | None:
-        if not self._settings.auth:
-            return replies.NOT_IMPLEMENTED
-        if not self.extended:
-            return replies.SEND_EHLO_FIRST
-        if self.authenticated:
-            return replies.ALREADY_AUTHENTICATED
-        if not auth_offered(self._settings, tls=self.tls):
-            return replies.AUTH_NEEDS_TLS
-        return self._asked(self._authentication.begin(argument))
-
     def _response(self, line: bytes) -> Event | None:
         """Take a line of a running exchange."""
         if self.trace is not None:
@@ -690,10 +499,10 @@ class Core:
         # What a refusal, and an acceptance, find.
         self.state = State.READY
         if self._strict and self._framer.buffered:
-            self._authentication.cancel()
+            self.authentication.cancel()
             self._refuse(replies.SENT_TOO_EARLY)
             return None
-        event = self._asked(self._authentication.respond(line))
+        event = self.ask_on(self.authentication.respond(line))
         if type(event) is Reply:
             self._refuse(event, Verb.AUTH)
             return None
@@ -701,37 +510,10 @@ class Core:
             self._verb = Verb.AUTH
         return event  # type: ignore[return-value]
 
-    def _asked(self, answer: Event | Reply) -> Event | Reply | None:
+    def ask_on(self, answer: Event | Reply) -> Event | Reply | None:
         """Ask on where the exchange does."""
         if type(answer) is Reply and answer.code == 334:
             self.state = State.AUTH
-            self._write(answer)
+            self.write(answer)
             return None
         return answer
-
-    _SHARED: ClassVar[dict[bytes, tuple[Verb, Callable[[Core, bytes], Event | Reply | None]]]] = {
-        b"MAIL": (Verb.MAIL, _mail),
-        b"RCPT": (Verb.RCPT, _rcpt),
-        b"DATA": (Verb.DATA, _data),
-        # Its parser is another: it needs to know what the table says.
-        b"BDAT": (Verb.BDAT, _data),
-        b"RSET": (Verb.RSET, _rset),
-        b"NOOP": (Verb.NOOP, _noop),
-        b"QUIT": (Verb.QUIT, _quit),
-        b"VRFY": (Verb.VRFY, _vrfy),
-        b"EXPN": (Verb.EXPN, _expn),
-        b"HELP": (Verb.HELP, _help),
-        b"STARTTLS": (Verb.STARTTLS, _starttls),
-        b"AUTH": (Verb.AUTH, _auth),
-        b"XCLIENT": (Verb.XCLIENT, _xclient),
-    }
-    _SMTP = _SHARED | {
-        b"HELO": (Verb.HELO, _helo),
-        b"EHLO": (Verb.EHLO, _ehlo),
-        b"LHLO": (Verb.EHLO, _other_greeting),
-    }
-    _LMTP = _SHARED | {
-        b"LHLO": (Verb.EHLO, _ehlo),
-        b"HELO": (Verb.HELO, _other_greeting),
-        b"EHLO": (Verb.EHLO, _other_greeting),
-    }

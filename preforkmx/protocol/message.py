@@ -1,4 +1,4 @@
-"""The octets of a message after DATA: RFC 5321 sections 4.1.1.4 and 4.5.2.
+"""A message after DATA: RFC 5321 sections 4.1.1.4 and 4.5.2.
 
 Only CRLF ``.`` CRLF ends a message, however the octets were split. Everything is done with
 ``find``, ``count`` and ``replace`` on whole pieces, never octet by octet.
@@ -9,9 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from preforkmx.protocol import replies
+from preforkmx.protocol.events import Chunk, End
+from preforkmx.protocol.hops import HopCounter
 
 if TYPE_CHECKING:
+    from preforkmx.protocol.framing import LineFramer
     from preforkmx.protocol.replies import Reply
+    from preforkmx.protocol.settings import Settings
 
 _END = b"\r\n.\r\n"
 
@@ -109,3 +113,33 @@ def _tail(data: bytes) -> int:
         if data.endswith(_END[:length]):
             return length
     return 0
+
+
+class Data:
+    """One message after DATA, up to its end."""
+
+    __slots__ = ("_hops", "_scanner")
+
+    def __init__(self, settings: Settings) -> None:
+        self._scanner = MessageScanner(
+            settings.message_size, normalize=settings.bare_newline == "normalize"
+        )
+        self._hops = HopCounter(settings.hops)
+
+    def next(self, framer: LineFramer) -> Chunk | End | None:
+        """Take octets from `framer`: the next of the message, or its end; None: too few came."""
+        scanner = self._scanner
+        while not scanner.ended:
+            octets = framer.take()
+            if not octets:
+                return None
+            chunk, rest = scanner.feed(octets)
+            if rest:
+                framer.feed(rest)
+            if chunk:
+                self._hops.feed(chunk)
+                return Chunk(chunk)
+        fault = scanner.fault
+        if fault is None and self._hops.too_many:
+            fault = replies.TOO_MANY_HOPS
+        return End(scanner.size, fault)

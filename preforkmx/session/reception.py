@@ -25,7 +25,7 @@ from preforkmx.session.session import (
 from preforkmx.state.networks import NetworkSet
 
 if TYPE_CHECKING:
-    from preforkmx.protocol.core import Trace
+    from preforkmx.protocol.endpoint import Trace
     from preforkmx.session.listener import IPNetwork, Listener
     from preforkmx.session.service import Service
 

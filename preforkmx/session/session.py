@@ -133,8 +133,8 @@ class Session(HookedWire):
         except asyncio.CancelledError:
             self.abort()
         finally:
-            self.service.counters.commands_refused += self.core.refusals
-            self.service.counters.auth_failures += self.core.auth_failures
+            self.service.counters.commands_refused += self.core.patience.refusals
+            self.service.counters.auth_failures += self.core.authentication.failures
             self.service.sessions.discard(self)
             self._closed.set()
             if self._record is not None:
@@ -142,7 +142,7 @@ class Session(HookedWire):
                     self.peer,
                     self.ended,
                     messages=self.messages,
-                    errors=self.core.refusals,
+                    errors=self.core.patience.refusals,
                 )
 
     async def _run_disconnect(self) -> None:

@@ -162,9 +162,9 @@ def check(caller: Caller) -> None:
     """What holds for every session after every piece: the core keeps no more than its bound."""
     core = caller.core
     if not core.closed:
-        assert core.buffered <= (12288 if core._authentication.running else 2048)
-    if core._message is not None:
-        assert len(core._message._carry) <= 4
+        assert core.buffered <= (12288 if core.authentication.running else 2048)
+    if core._data is not None:
+        assert len(core._data._scanner._carry) <= 4
     assert core.take_output() == b""
 
 

@@ -89,7 +89,7 @@ def test_a_refused_command_leaves_the_state_and_writes_its_refusal(before, octet
     enhanced = it.extended and type(event) is not Hello
     assert it.take_output() == NO.octets(extended=enhanced)
     assert it.next_event() is NEED_DATA
-    assert it.refusals == 1
+    assert it.patience.refusals == 1
 
 
 @every_event
@@ -370,7 +370,7 @@ def test_refusals_of_every_kind_are_counted():
         start=1,
     ):
         assert ask(it, octets) is NEED_DATA
-        assert it.refusals == count
+        assert it.patience.refusals == count
 
 
 def test_what_waits_is_told_to_the_caller():

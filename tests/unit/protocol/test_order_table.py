@@ -7,7 +7,7 @@ import pytest
 from preforkmx.protocol.order import TABLE, State, Verb
 from preforkmx.protocol.replies import Reply
 
-COMMAND_STATES = (State.GREETED, State.READY, State.MAIL, State.RCPT)
+COMMAND_STATES = (State.GREETED, State.READY, State.MAIL, State.RCPT, State.CHUNKS)
 
 cells = pytest.mark.parametrize(
     ("state", "verb"), [(state, verb) for state in COMMAND_STATES for verb in Verb]
@@ -37,6 +37,11 @@ def test_a_message_needs_a_recipient_a_recipient_a_sender_and_a_sender_a_greetin
     cell = TABLE[state][verb]
     if cell is State.MESSAGE:
         assert (state, verb) == (State.RCPT, Verb.DATA)
+    if cell is State.CHUNK:
+        assert verb is Verb.BDAT
+        assert state in (State.RCPT, State.CHUNKS)
+    if cell is State.CHUNKS:
+        assert state is State.CHUNKS
     if cell is State.RCPT and state is not State.RCPT:
         assert (state, verb) == (State.MAIL, Verb.RCPT)
     if cell is State.MAIL and state is not State.MAIL:
@@ -58,10 +63,16 @@ def test_a_greeting_and_rset_end_every_transaction(state, verb):
     assert TABLE[state][verb] is expected
 
 
-@pytest.mark.parametrize("state", [State.GREETED, State.MAIL, State.RCPT])
+@pytest.mark.parametrize("state", [State.GREETED, State.MAIL, State.RCPT, State.CHUNKS])
 @pytest.mark.parametrize("verb", [Verb.STARTTLS, Verb.AUTH])
 def test_tls_and_authentication_come_after_the_greeting_and_outside_transactions(state, verb):
     assert isinstance(TABLE[state][verb], Reply)
+
+
+@cells
+def test_who_the_client_is_changes_outside_of_transactions_only(state, verb):
+    if verb is Verb.XCLIENT and state in (State.MAIL, State.RCPT, State.CHUNKS):
+        assert isinstance(TABLE[state][verb], Reply)
 
 
 def test_states_and_verbs_are_told_apart_as_keys():

@@ -1,0 +1,70 @@
+"""Octets in and octets out: what the protocol core has of a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from preforkmx.protocol.framing import LineFramer
+
+if TYPE_CHECKING:
+    from preforkmx.protocol.replies import Reply
+
+Trace = Callable[[str, bytes], None]
+"""Called with ``"C"`` or ``"S"`` and a line or reply; credentials are redacted."""
+
+
+class Endpoint:
+    """Keeps what arrived and was not read, and what was written and not sent.
+
+    :param normalize: see :class:`~preforkmx.protocol.framing.LineFramer`.
+    :param trace: is told every line and reply, for debugging.
+    """
+
+    __slots__ = ("_eof", "_framer", "_output", "receive_data", "trace")
+
+    def __init__(self, *, normalize: bool, trace: Trace | None) -> None:
+        self._framer = LineFramer(normalize=normalize)
+        self.receive_data = self._framer.feed
+        """Takes octets from the client."""
+        self._output: list[bytes] = []
+        self._eof = False
+        self.trace = trace
+
+    @property
+    def buffered(self) -> int:
+        """Octets that arrived and were not read yet: what the caller has to bound."""
+        return self._framer.buffered
+
+    @property
+    def eof(self) -> bool:
+        """The client will send no more."""
+        return self._eof
+
+    def receive_eof(self) -> None:
+        """The client will send no more."""
+        self._eof = True
+
+    @property
+    def unsent(self) -> bool:
+        """There is output to take."""
+        return bool(self._output)
+
+    def take_output(self) -> bytes:
+        """Return, and forget, the octets to send."""
+        output = self._output
+        if not output:
+            return b""
+        octets = output[0] if len(output) == 1 else b"".join(output)
+        output.clear()
+        return octets
+
+    def put(self, reply: Reply, *, extended: bool) -> None:
+        """Write `reply`.
+
+        :param extended: with its enhanced code.
+        """
+        octets = (reply.extended if extended else reply.plain) or reply.octets(extended=extended)
+        self._output.append(octets)
+        if self.trace is not None:
+            self.trace("S", octets)
