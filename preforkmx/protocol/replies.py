@@ -308,7 +308,6 @@ TOO_MANY_SESSIONS = Reply(421, "Too many connections, try again later", enhanced
 """Instead of the greeting, when the worker has `max_sessions` sessions."""
 TLS_INJECTION = Reply(554, "Commands after STARTTLS in one flight", enhanced=(5, 5, 0), close=True)
 """To STARTTLS with anything behind it in the same flight (RFC 3207 section 4.2)."""
-TLS_UNAVAILABLE = Reply(454, "TLS not available now", enhanced=(4, 7, 0))
 INTERNAL_ERROR = Reply(421, "Internal error, try again later", enhanced=(4, 3, 0))
 """When a session fails for a bug of this server, or a reset hook refuses after a message."""
 NOT_DELIVERED = Reply(451, "The message was not taken, try again", enhanced=(4, 3, 0))

@@ -184,7 +184,6 @@ def test_a_reply_can_be_made_the_last_one():
         ("NOT_DELIVERED", 451, (4, 3, 0)),
         ("DELIVERY_TIMEOUT", 451, (4, 3, 0)),
         ("HOOK_TIMEOUT", 451, (4, 3, 0)),
-        ("TLS_UNAVAILABLE", 454, (4, 7, 0)),
         ("TOO_MANY_RECIPIENTS", 452, (4, 5, 3)),
         ("TOO_MANY_ERRORS", 421, (4, 7, 0)),
         ("TOO_MANY_AUTH_FAILURES", 421, (4, 7, 0)),
