@@ -116,6 +116,7 @@ class MaildirDelivery:
             transaction=envelope.id,
             hostname=self._hostname,
             now=self._clock(),
+            smtputf8=envelope.smtputf8,
         )
         arriving = writers.stage(targets, header)
         try:

@@ -6,8 +6,8 @@ The rules, also for operators in docs/reference/maildir.md:
   server's own host name.
 - A quoted local part loses its quotes and backslashes: ``"joe"@example.com`` and
   ``joe@example.com`` are the same mailbox (RFC 5321 section 4.1.2).
-- A label of the domain that is not ASCII (a U-label) becomes the A-label that DNS has for it,
-  ``xn--`` and its Punycode: both name the same domain (RFC 5890 section 2.3.2.1).
+- A label of the domain that is not ASCII (a U-label, in any case) becomes the A-label that the
+  DNS has for it: both name the same domain (RFC 5890 section 2.3.2.1).
 - ASCII capitals become small letters in both parts. Nothing else is folded: no Unicode
   normalisation can lead one address into another's mailbox.
 - ``a``-``z``, ``0``-``9``, ``-``, ``_``, ``+``, ``=`` and a dot that is not the first
@@ -24,6 +24,8 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
+
+from preforkmx.protocol.domains import to_ascii
 
 NAME_MAX = 255
 """The octets of a directory's name."""
@@ -50,13 +52,17 @@ def mailbox_path(address: str, hostname: str) -> str:
 
 
 def ascii_domain(domain: str) -> str:
-    """Return a domain with each U-label as its A-label; nothing is mapped or normalised.
+    """Return a domain with each U-label as its A-label: two spellings are one mailbox.
 
-    What is no U-label (a capital that is not ASCII, say) becomes a name that nobody registers,
-    and so shares its mailbox with nobody.
+    What is no domain (no client can say it, a handler may) becomes a name that nobody
+    registers, and so shares its mailbox with nobody.
     """
     if domain.isascii():
         return domain
+    try:
+        return to_ascii(domain)
+    except ValueError:
+        pass
     return ".".join(
         label if label.isascii() else "xn--" + label.encode("punycode").decode("ascii")
         for label in domain.split(".")

@@ -37,6 +37,7 @@ def trace(
     transaction: str,
     hostname: str,
     now: float,
+    smtputf8: bool = False,
 ) -> bytes:
     """Return Return-Path, Delivered-To and Received, each with its CRLF.
 
@@ -46,12 +47,18 @@ def trace(
     :param transaction: the envelope's id.
     :param hostname: the name of this server.
     :param now: when the message came, in seconds since the epoch.
+    :param smtputf8: the transaction uses SMTPUTF8.
     """
     lines = return_path(sender)
     if recipient is not None:
         lines += delivered_to(recipient)
     return lines + received(
-        peer, recipient=recipient, transaction=transaction, hostname=hostname, now=now
+        peer,
+        recipient=recipient,
+        transaction=transaction,
+        hostname=hostname,
+        now=now,
+        smtputf8=smtputf8,
     )
 
 
@@ -66,7 +73,13 @@ def delivered_to(recipient: str) -> bytes:
 
 
 def received(
-    peer: Peer, *, recipient: str | None, transaction: str, hostname: str, now: float
+    peer: Peer,
+    *,
+    recipient: str | None,
+    transaction: str,
+    hostname: str,
+    now: float,
+    smtputf8: bool = False,
 ) -> bytes:
     """Return the Received line, folded before each of its clauses.
 
@@ -79,7 +92,11 @@ def received(
         version, cipher, bits = peer.tls
         clauses.append(f"(using {_comment(version)} with cipher {_comment(cipher)} ({bits} bits))")
     clauses.append(f"by {hostname} (preforkmx)")
-    protocol = f"with {_NO_ATOM.sub('', peer.protocol) or 'SMTP'}"
+    name = _NO_ATOM.sub("", peer.protocol) or "SMTP"
+    if smtputf8:
+        # RFC 6531 section 4.3: UTF8SMTP and UTF8LMTP, with the S and A of RFC 3848.
+        name = f"UTF8{name.removeprefix('E')}"
+    protocol = f"with {name}"
     identity = _NO_ATOM.sub("", transaction)
     clauses.append(f"{protocol} id {identity}" if identity else protocol)
     if recipient is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from preforkmx.errors import SMTPError
 from preforkmx.middleware.base import Middleware
+from preforkmx.protocol.domains import to_ascii
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +25,7 @@ def accept_domains(domains: Iterable[str], hostname: str) -> Middleware:
     ``<Postmaster>`` and postmaster at the host's own name are always accepted (RFC 5321
     section 4.5.1). Authenticated clients are bound too.
 
-    :param domains: domains in any case, address literals (``"[192.0.2.1]"``), or ``"*"`` for
+    :param domains: domains in any case, with U-labels or A-labels, address literals (``"[192.0.2.1]"``), or ``"*"`` for
         every domain.
     :param hostname: this host's name.
     """
@@ -51,7 +52,12 @@ def _comparable(domain: str) -> str:
     """Return a form that two spellings of one domain or address literal have in common."""
     lower = domain.lower()
     if not lower.startswith("["):
-        return lower
+        if domain.isascii():
+            return lower
+        try:
+            return to_ascii(domain)
+        except ValueError:
+            return lower
     inner = lower.strip("[]").removeprefix("ipv6:")
     try:
         return f"[{ip_address(inner)}]"

@@ -6,6 +6,7 @@ import binascii
 from abc import ABC, abstractmethod
 from base64 import b64decode
 from typing import TYPE_CHECKING, NamedTuple
+from unicodedata import normalize
 
 from preforkmx.protocol import replies
 
@@ -16,11 +17,18 @@ RESPONSE_LIMIT = 12288
 """Octets of a line in an exchange (RFC 4954 section 4)."""
 
 
+MAX_USERNAME = 1024
+"""Octets of a user name; a longer one is nobody's."""
+
+
 class Identity(NamedTuple):
     """Who the client says it is, and its proof."""
 
     username: str
     password: str
+
+    def __repr__(self) -> str:
+        return f"Identity(username={self.username!r})"
 
 
 class Exchange(ABC):
@@ -66,12 +74,16 @@ class Login(Exchange):
 
 
 def _identity(username: bytes, password: bytes) -> Identity | Reply:
-    if not username or not password:
+    if not username or not password or len(username) > MAX_USERNAME:
         # RFC 4616 section 2: both have at least one character. There are directories that
         # take an empty password for an anonymous bind, which succeeds.
         return replies.AUTH_FAILED
+    if b"\0" in username or b"\0" in password:
+        # PLAIN cannot say it, so LOGIN must not.
+        return replies.AUTH_FAILED
     try:
-        return Identity(username.decode(), password.decode())
+        # One user, one spelling (RFC 8265 section 3.3): limits and logs count by it.
+        return Identity(normalize("NFC", username.decode()), password.decode())
     except UnicodeDecodeError:
         return replies.AUTH_BAD_BASE64
 

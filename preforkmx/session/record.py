@@ -74,6 +74,15 @@ class Record:
             self._log.render(tls=tls, verdict=verdict(reply), by=by, reply=reply.text),
         )
 
+    def auth_refused(self, peer: Peer, reply: Reply, by: str | None, mechanism: str) -> None:
+        """Credentials were refused. The name is left out: people type passwords there."""
+        self._log.emit(
+            "auth",
+            self._who,
+            self._about(peer),
+            self._log.render(mechanism=mechanism, verdict=verdict(reply), by=by, reply=reply.text),
+        )
+
     def recipient_refused(self, reply: Reply, by: str | None) -> None:
         """A recipient was refused; a transaction that takes none is explained by the last."""
         self._refused += 1

@@ -412,6 +412,8 @@ class Session(HookedWire):
         service = self.service
         refusal = await self.ask(service.chain.authenticate, event.username, event.password)
         if refusal is not None:
+            if self._record is not None:
+                self._record.auth_refused(self.peer, refusal, self.by, event.mechanism)
             self.core.refuse(refusal)
             return
         service.counters.auth_successes += 1

@@ -57,10 +57,26 @@ def test_login_with_something_empty_fails_after_both_questions(responses):
     assert login.respond(responses[1]) is replies.AUTH_FAILED
 
 
-def test_a_nul_in_a_login_is_part_of_it():
+@pytest.mark.parametrize(("name", "password"), [(b"al\0ice", b"secret"), (b"alice", b"sec\0ret")])
+def test_login_cannot_say_a_nul_as_plain_cannot(name, password):
     login = Login()
-    login.respond(b"al\0ice")
-    assert login.respond(b"sec\0ret") == Identity("al\0ice", "sec\0ret")
+    login.respond(name)
+    assert login.respond(password) is replies.AUTH_FAILED
+
+
+def test_the_two_spellings_of_a_user_name_are_one():
+    exchange = Plain()
+    said = exchange.respond("\0jo\u0308rg\0secret".encode())
+    assert said == Identity("j\u00f6rg", "secret")
+
+
+def test_a_user_name_of_more_than_1024_octets_is_nobodys():
+    assert Plain().respond(b"\0" + b"x" * 1025 + b"\0secret") is replies.AUTH_FAILED
+    assert Plain().respond(b"\0" + b"x" * 1024 + b"\0secret") == Identity("x" * 1024, "secret")
+
+
+def test_no_password_stands_in_what_is_printed_of_an_identity():
+    assert "secret" not in repr(Identity("alice", "secret"))
 
 
 @pytest.mark.parametrize("octets", [b"", b"a", b"ab", b"abc", b"\0\xff", bytes(range(256))])
