@@ -319,7 +319,10 @@ HOOK_TIMEOUT = Reply(451, "A check took too long, try again", enhanced=(4, 3, 0)
 
 
 def greeting(hostname: str, protocol: str = "ESMTP") -> Reply:
-    """220: the greeting (RFC 5321 section 4.2: the host name is its first word)."""
+    """220: the greeting, which says LMTP where that is spoken.
+
+    RFC 5321 section 4.2: the host name is its first word.
+    """
     return Reply(220, f"{hostname} {protocol}")
 
 

@@ -1,0 +1,1 @@
+"""What prints the generated pages of docs/reference."""

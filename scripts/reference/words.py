@@ -1,0 +1,100 @@
+"""What docs/reference/wire.md says that the code cannot: its tests keep it in step."""
+
+from __future__ import annotations
+
+KEYWORDS = {
+    "PIPELINING": ("RFC 2920", "always"),
+    "SIZE": ("RFC 1870", "always, with `message_size`"),
+    "8BITMIME": ("RFC 6152", "always"),
+    "STARTTLS": (
+        "RFC 3207",
+        'in plain text, on a listener with `tls = "starttls"`, where `[tls]` is given',
+    ),
+    "AUTH": (
+        "RFC 4954",
+        (
+            "under TLS (in plain text only with `Server(allow_insecure_auth=True)`), where something "
+            "authenticates: the `users` middleware or a hook"
+        ),
+    ),
+    "ENHANCEDSTATUSCODES": ("RFC 2034", "always"),
+    "CHUNKING": ("RFC 3030", "with `chunking`"),
+    "BINARYMIME": ("RFC 3030", "with CHUNKING, where the delivery can keep its promise"),
+    "SMTPUTF8": ("RFC 6531", "with `smtputf8`, where the delivery can keep its promise"),
+    "DSN": ("RFC 3461", "with `dsn`, where the delivery can keep its promise"),
+    "REQUIRETLS": (
+        "RFC 8689",
+        "under TLS, with `requiretls`, where the delivery can keep its promise",
+    ),
+    "LIMITS": (
+        "RFC 9422",
+        (
+            "RCPTMAX with `recipients`, MAILMAX where `transactions` is not 0; each has at most six "
+            "digits"
+        ),
+    ),
+    "XCLIENT": ("Postfix's XCLIENT_README", "to clients in the listener's `xclient_from`"),
+}
+"""The EHLO keywords: where each is defined, and when it is offered."""
+
+REFUSALS = {
+    ("app/build.py", "451 4.3.0 Internal error, try again later"): (
+        "`preforkmx serve`: a hook or handler failed for a bug. The stack is in the log, and the "
+        "session ends."
+    ),
+    ("session/service.py", "502 5.3.0 Internal error"): (
+        "`Server` without `hook_failure=…`: a hook or handler failed for a bug. The stack is in "
+        "the log, and the session ends."
+    ),
+    ("body.py", "552 5.3.4 Message too large for its handler"): (
+        "After a message that is larger than a handler's `envelope.data.read_all(limit)` allows."
+    ),
+    ("delivery/maildir.py", "452 4.3.1 Insufficient system storage"): (
+        "After a message for which there is no room on the disk."
+    ),
+    ("delivery/maildir.py", "451 4.3.0 The message cannot be stored at the moment"): (
+        "After a message that the disk failed to take for another reason, which the log has."
+    ),
+    ("middleware/auth.py", "530 5.7.0 Authentication required"): (
+        "At the command that `require_auth` guards, to a client that did not authenticate."
+    ),
+    (
+        "middleware/domains.py",
+        "550 5.7.1 Relaying denied: mail for this domain is not taken here",
+    ): ("To RCPT with a domain that is not in `domains`."),
+    ("middleware/greylist.py", "451 4.3.2 Greylisting is not available, try again later"): (
+        "To RCPT, or after the message of a bounce, while the shared state does not answer and "
+        "the greylist is told to refuse then."
+    ),
+    ("middleware/greylist.py", "451 4.7.1 Greylisted, try again in {seconds_left} s"): (
+        "To RCPT of a stranger."
+    ),
+    (
+        "middleware/rate_limit.py",
+        "421 4.7.0 Too many {what} from your {where} (limit: {limit}), try again in {wait} s",
+    ): (
+        "Instead of the greeting, or after XCLIENT, to a client whose address or network opens too "
+        "many connections."
+    ),
+    ("middleware/tls.py", "530 5.7.0 Must issue a STARTTLS command first"): (
+        "At the command that `require_tls` guards, in plain text."
+    ),
+    ("middleware/users.py", "454 4.7.0 Temporary authentication failure"): (
+        "To credentials that could not be verified: too many wait, or there was no memory."
+    ),
+}
+"""The SMTPErrors of this package, by module and reply: when each is sent."""
+
+MAKERS = {
+    "session/answers.py": (
+        "When a handler refuses some recipients with `envelope.reject_recipient`, LMTP answers each "
+        "for itself. SMTP has one answer for all: the first 4xx among the refusals; else, if all "
+        "were refused, the first of them; else the first, with `(not delivered to <…>; the others "
+        "have it)` behind its text."
+    ),
+    "session/hooks.py": (
+        "Of a hook's failure that is no SMTPError the client learns nothing but the reply of "
+        "`hook_failure`, and its session ends."
+    ),
+}
+"""The modules that make replies out of those errors, and how."""
