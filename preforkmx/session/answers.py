@@ -50,12 +50,14 @@ def _one_for_all(envelope: Envelope, rejections: dict[int, SMTPError], count: in
     first = in_order[0]
     if len(in_order) >= count:
         return Reply.from_error(first)
-    names = [f"<{envelope.recipients[index]}>" for index in sorted(rejections)[:MAX_NAMED]]
-    more = len(in_order) - len(names)
-    others = f" and {more} more" if more else ""
+    # A handler may have shortened the list since it refused one of them.
+    indices = [index for index in sorted(rejections) if index < len(envelope.recipients)]
+    named = ", ".join(f"<{envelope.recipients[index]}>" for index in indices[:MAX_NAMED])
+    more = len(in_order) - len(indices[:MAX_NAMED])
+    refused = " and ".join(filter(None, (named, f"{more} more" if more else "")))
     return Reply(
         first.code,
-        f"{first.message} (not delivered to {', '.join(names)}{others}; the others have it)",
+        f"{first.message} (not delivered to {refused}; the others have it)",
         enhanced=first.enhanced,
         close=first.close,
     )

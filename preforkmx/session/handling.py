@@ -35,10 +35,11 @@ async def handle_message(session: Session, envelope: Envelope) -> None:
     end = message.end
     if end is None:
         service.counters.messages_aborted += 1
-        _give_up(session, message.aborted)
+        _give_up(session, message.aborted, reply)
         return
     service.counters.octets += end.size
-    if end.fault is not None:
+    # A chunk behind the one at which a handler failed is refused with what the handler said.
+    if end.fault is not None and end.fault is not reply:
         reply, session.by = end.fault.closing() if reply and reply.close else end.fault, None
     answers = answers_to(envelope, session.core.recipients, reply, lmtp=session.lmtp)
     # The best of them tells what became of the message.
@@ -93,14 +94,20 @@ async def _run_handlers(session: Session, envelope: Envelope) -> Reply | None:
     return None
 
 
-def _give_up(session: Session, reason: MessageAborted | None) -> None:
+def _give_up(session: Session, reason: MessageAborted | None, reply: Reply | None) -> None:
     """The message will never be complete: no 250, and the session ends.
 
     Not where a command came between two chunks of it: that is answered next.
+
+    :param reply: what the handlers said.
     """
     if session.held is not None:
         session.core.give_up_chunks()
         session.end_transaction("aborted", error=str(reason))
+        if reply is not None and reply.close and not session.core.closed:
+            # A handler that crashed ends its session.
+            session.held = None
+            session.core.shut(reply)
         return
     if session.service.aborting and not isinstance(reason, ConnectionLost):
         session.ended = "shutdown"

@@ -9,6 +9,7 @@ from preforkmx.body import MessageStream
 from preforkmx.errors import ConnectionLost, MessageAborted
 from preforkmx.protocol.core import COMMANDS_A_TURN
 from preforkmx.protocol.events import Chunk, End, Gone, NeedData, Pause
+from preforkmx.protocol.order import State
 
 if TYPE_CHECKING:
     from preforkmx.session.session import Session
@@ -45,6 +46,10 @@ class IncomingMessage(MessageStream):
         # Of the present window: seconds that the client was waited for, octets that came.
         self._waited = 0.0
         self._came = 0
+        # Octets that the last wait brought, until they are a piece of the message.
+        self._unheard = 0
+        # When the command that is awaited between two chunks has to be complete.
+        self._until = inf
         # Pieces since the others had their turn.
         self._pieces = 0
         self.end: End | None = None
@@ -71,6 +76,10 @@ class IncomingMessage(MessageStream):
                 self._pieces = 0
                 await self._more()
             elif kind is Chunk:
+                # Also those that came while the handler was busy: it is no fault of the client's
+                # that nobody waited for them.
+                self._came += len(event.octets)  # type: ignore[union-attr]
+                self._unheard = 0
                 self._pieces += 1
                 if self._pieces > COMMANDS_A_TURN:
                     await self._breathe()
@@ -109,19 +118,28 @@ class IncomingMessage(MessageStream):
         """
         session = self._session
         service = session.service
+        core = session.core
+        # Nobody heard them: they belong to a refused chunk, or to a message that is too large.
+        self._came += self._unheard
+        self._unheard = 0
+        if core.state is not State.CHUNKS:
+            self._until = inf
+        elif core.unsent or self._until == inf:
+            # Not at each octet: a command has its time as a whole.
+            self._until = session.now() + service.command_timeout
         silent = 0.0
         while True:
+            before = core.buffered
             began = session.now()
-            await self._wait(began, self._longest_wait(silent))
-            if session.core.buffered or not session.expired:
-                silent = 0.0
-            elapsed = session.now() - began
+            await self._wait(began, min(self._longest_wait(silent), self._until - began))
+            now = session.now()
+            came = core.buffered - before
             if service.minimum_rate:
-                self._look_at_the_rate(elapsed)
+                self._look_at_the_rate(now - began, came)
             if not session.expired:
                 return
-            silent += elapsed
-            if silent >= service.command_timeout:
+            silent = 0.0 if came else silent + now - began
+            if silent >= service.command_timeout or now >= self._until:
                 raise self._abort(MessageAborted("the client sent nothing for too long"))
 
     def _longest_wait(self, silent: float) -> float:
@@ -131,18 +149,18 @@ class IncomingMessage(MessageStream):
             longest = min(longest, RATE_WINDOW_SECONDS - self._waited)
         return longest
 
-    def _look_at_the_rate(self, elapsed: float) -> None:
+    def _look_at_the_rate(self, elapsed: float, came: int) -> None:
         """Count what came, and at the window's end compare it with the least that must.
 
         Only time in which the client was waited for counts: a handler may be as slow as it is.
         """
         self._waited += elapsed
-        self._came += self._session.core.buffered
+        self._unheard += came
         if self._waited < RATE_WINDOW_SECONDS:
             return
-        if self._came < self._session.service.minimum_rate * self._waited:
+        if self._came + self._unheard < self._session.service.minimum_rate * self._waited:
             raise self._abort(TooSlow("the client sends too slowly"))
-        self._waited, self._came = 0.0, 0
+        self._waited, self._came, self._unheard = 0.0, 0, 0
 
     async def _wait(self, now: float, seconds: float) -> None:
         """One wait for the client; the handlers' clock stands meanwhile."""
@@ -159,6 +177,7 @@ class IncomingMessage(MessageStream):
     async def _breathe(self) -> None:
         """Let the other sessions have a turn: this client's many small chunks are all here."""
         self._pieces = 0
+        self._until = inf
         session = self._session
         if session.deadline != inf:
             self._left = session.deadline - session.now()

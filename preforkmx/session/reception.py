@@ -117,10 +117,12 @@ class Reception:
         listener: Listener,
     ) -> None:
         service = self._service
+        waits_for_proxy = listener.proxy_protocol
         implicit = False
         try:
-            if listener.proxy_protocol:
+            if waits_for_proxy:
                 await self._hear_the_proxy(session, sock, loop, listener)
+                waits_for_proxy = False
             implicit = listener.tls == "implicit"
             if implicit:
                 # The handshake's own timeout comes first; this one needs nothing of the transport.
@@ -143,7 +145,7 @@ class Reception:
             self._look_idle()
             if implicit:
                 service.counters.tls_failures += 1
-            elif listener.proxy_protocol:
+            elif waits_for_proxy:
                 self._no_proxy_header(session, listener, error)
             if not isinstance(error, (OSError, ProxyError, asyncio.CancelledError)):
                 service.logger.exception("connection failed", extra={"session": session.id})
@@ -154,6 +156,9 @@ class Reception:
             self._look_idle()
 
     def _no_proxy_header(self, session: Session, listener: Listener, error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError) and not session.expired:
+            # Server.abort(): the header may have been on its way.
+            return
         self._service.counters.proxy_failures += 1
         if isinstance(error, ProxyError) and error.closed:
             # A balancer that only looks whether the port is open.
@@ -236,14 +241,20 @@ class Reception:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            now = loop.time()
-            service = self._service
-            # Who keeps a nearly full worker waiting keeps others out.
-            crowded = len(service.sessions) >= service.max_sessions * CROWDED
-            patience = min(CROWDED_SECONDS, service.command_timeout)
-            for session in list(service.sessions):
-                if session.deadline < now or (crowded and session.waits_since + patience < now):
-                    session.expire()
+            self.expire_late(loop.time())
+
+    def expire_late(self, now: float) -> None:
+        """Expire the sessions whose deadline is over.
+
+        :param now: on the loop's clock.
+        """
+        service = self._service
+        # Who keeps a nearly full worker waiting keeps others out.
+        crowded = len(service.sessions) >= service.max_sessions * CROWDED
+        patience = min(CROWDED_SECONDS, service.command_timeout)
+        for session in list(service.sessions):
+            if session.deadline < now or (crowded and session.waits_since + patience < now):
+                session.expire()
 
 
 @lru_cache(maxsize=256)

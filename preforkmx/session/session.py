@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from preforkmx.errors import ConnectionLost
-from preforkmx.model import DSN, Envelope, TLSInfo
+from preforkmx.model import DSN, Envelope, TLSInfo, Verification
 from preforkmx.protocol import replies
 from preforkmx.protocol.core import COMMANDS_A_TURN
 from preforkmx.protocol.events import (
@@ -30,6 +30,7 @@ from preforkmx.protocol.events import (
     Verify,
 )
 from preforkmx.protocol.parameters import NO_PARAMETERS
+from preforkmx.protocol.paths import PathError, parse_path
 from preforkmx.session.forwarded import forwarded_peer
 from preforkmx.session.handling import handle_message
 from preforkmx.session.hooks import HookedWire
@@ -58,6 +59,7 @@ class Session(HookedWire):
     __slots__ = (
         "_between_commands",
         "_connect_context",
+        "_login",
         "_mail_started",
         "_record",
         "_started",
@@ -89,6 +91,8 @@ class Session(HookedWire):
         self._started = loop.time()
         self._mail_started = 0.0
         self._transactions = 0
+        # The user that XCLIENT named.
+        self._login: str | None = None
         self.envelope: Envelope | None = None
         self.messages = 0
         """Messages that were answered with 250."""
@@ -162,6 +166,8 @@ class Session(HookedWire):
             return True
         service.counters.connections_refused += 1
         self.ended = "refused"
+        if refusal is replies.SENT_TOO_EARLY:
+            service.counters.early_talkers += 1
         if self._record is not None:
             self._record.refused(self.peer, refusal, self.by)
         self.core.shut(refusal)
@@ -280,14 +286,16 @@ class Session(HookedWire):
     def _closing(self, reply: Reply) -> None:
         if reply is replies.SHUTTING_DOWN:
             self.ended = "shutdown"
-        elif reply is replies.SENT_TOO_EARLY:
+        elif reply is replies.SENT_TOO_EARLY and self.ended != "refused":
             self.service.counters.early_talkers += 1
             self.ended = "early talker"
 
     @property
     def waits_since(self) -> float:
         """Since when a command is awaited, on the loop's clock; inf: none is."""
-        return self._until - self.service.command_timeout if self._between_commands else inf
+        # Without a deadline it came already, and the task has its turn soon.
+        waits = self._between_commands and self.deadline != inf
+        return self._until - self.service.command_timeout if waits else inf
 
     def _client_too_slow(self) -> None:
         """Its time for a command, or to read its replies, is over."""
@@ -397,16 +405,33 @@ class Session(HookedWire):
             async def hook(
                 ctx: Any, peer: Any, text: str, link: Any = link, answer: Any = answer
             ) -> None:
-                answer.append(await link.hook(ctx, peer, text))
+                verification = await link.hook(ctx, peer, text)
+                if verification is not None and not isinstance(verification, Verification):
+                    raise TypeError(
+                        f"a verify hook returns a Verification or None, not {verification!r}"
+                    )
+                answer.append(verification)
 
             refusal = await self.ask((link._replace(hook=hook),), event.text)
             if refusal is not None:
                 self.core.refuse(refusal)
                 return
             if answer[0] is not None:
-                self.core.accept(replies.verified(answer[0].mailbox, smtputf8=event.smtputf8))
+                self.core.accept(self._verified(link.name, answer[0].mailbox, event))
                 return
         self.core.accept(replies.CANNOT_VERIFY)
+
+    def _verified(self, by: str, mailbox: str, event: Verify) -> Reply:
+        """Return the answer to VRFY: only a whole mailbox is one (RFC 5321 section 3.5.1)."""
+        try:
+            parsed, _ = parse_path(f"<{mailbox}>", smtputf8=True)
+        except PathError:
+            parsed = ""
+        # Else it is a part of the text, lacks its domain, or brought a source route.
+        if parsed != mailbox or "@" not in mailbox:
+            self.service.logger.error("hook named no mailbox", extra={"session": self.id, "by": by})
+            return replies.CANNOT_VERIFY
+        return replies.verified(mailbox, smtputf8=event.smtputf8)
 
     async def _authenticate(self, event: Credentials) -> None:
         service = self.service
@@ -424,7 +449,9 @@ class Session(HookedWire):
     async def _forwarded(self, event: Forwarded) -> None:
         """XCLIENT: the session begins again, with the client that the proxy names."""
         self.core.accept()
-        self.peer = peer = forwarded_peer(self.peer, event.client)
+        # Who authenticated with AUTH was the proxy, or the client before this one.
+        self.peer = peer = forwarded_peer(self.peer._replace(username=self._login), event.client)
+        self._login = peer.username
         self.core.authenticated = peer.username is not None
         # What check_connection made: a lease among it, whose place the next one takes.
         self.context = self._connect_context
@@ -481,6 +508,7 @@ class Session(HookedWire):
         service.counters.tls_handshakes += 1
         # RFC 3207 section 4.2: nothing that was learnt in plain text is kept.
         self.context = self._connect_context
+        self._login = None
         self.peer = self.peer._replace(
             helo_name="", protocol="", username=None, tls=self._tls_info()
         )
