@@ -43,9 +43,9 @@ class Caller:
     """One session with the core.
 
     :param decide: ``(phase, argument)`` → the reply that the phase's hooks give, None to let
-        pass; phases are ``connect``, ``helo``, ``mail``, ``rcpt``, ``data`` (at the end of
-        the message), ``deliver`` (a recipient, in LMTP), ``vrfy`` and ``auth`` (user NUL
-        password).
+        pass; phases are ``connect``, ``helo``, ``mail``, ``rcpt``, ``begin`` (the message,
+        before it is read), ``data`` (at its end), ``deliver`` (a recipient, in LMTP), ``vrfy``,
+        ``vrfy-utf8`` (VRFY with SMTPUTF8) and ``auth`` (user NUL password).
 
     It keeps what happened in a form that does not depend on how the octets were split:
     :attr:`happened` has the events in their order with a message's chunks joined (left out
@@ -78,6 +78,9 @@ class Caller:
         self._sender: str | None = None
         self._recipients: list[str] = []
         self._body: list[bytes] = []
+        # What nobody wanted to read the message for.
+        self._unwanted: Reply | None = None
+        self._user: str | None = None
         self._messages = 0
 
     def connect(self) -> bytes:
@@ -148,18 +151,26 @@ class Caller:
             self._body = []
             self._chunks = type(event) is Bdat
             core.accept()
+            self._unwanted = self.decide("begin", self._sender)
+            if self._unwanted is not None:
+                core.fail_chunks(self._unwanted)
         elif type(event) is Forwarded:
             core.accept()
             self._sender, self._recipients = None, []
+            if "LOGIN" in event.client.given:
+                self._user = event.client.login
+            core.authenticated = self._user is not None
             refusal = self.decide("connect", "")
             if refusal is None:
                 core.greet()
             else:
                 core.shut(refusal)
         elif type(event) is Credentials:
-            self._settle(self.decide("auth", f"{event.username}\0{event.password}"))
+            if self._settle(self.decide("auth", f"{event.username}\0{event.password}")):
+                self._user = event.username
         elif type(event) is Verify:
-            self._settle(self.decide("vrfy", event.text) or replies.CANNOT_VERIFY)
+            phase = "vrfy-utf8" if event.smtputf8 else "vrfy"
+            self._settle(self.decide(phase, event.text) or replies.CANNOT_VERIFY)
         elif type(event) is Reset:
             self._settle(None)
         elif type(event) is Quit:
@@ -169,6 +180,7 @@ class Caller:
             core.accept()
             if not core.closed:
                 core.tls_started()
+                self._user = None
 
     def _settle(self, reply: Reply | None) -> bool:
         """Refuse with `reply`, or accept; a refusal before MAIL's success changes nothing."""
@@ -185,7 +197,7 @@ class Caller:
         body = b"".join(self._body)
         assert self._sender is not None, "a message without an accepted MAIL"
         assert self._recipients, "a message without an accepted RCPT"
-        reply = event.fault or self.decide("data", body.decode("latin-1"))
+        reply = event.fault or self._unwanted or self.decide("data", body.decode("latin-1"))
         self.happened.append(("message", None if event.fault else (event.size, body), reply))
         if reply is None:
             self._messages += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 ID = b"{id}"
 """In an expected reply: any transaction id."""
 
-PHASES = ("connect", "helo", "mail", "rcpt", "data", "deliver", "vrfy")
+PHASES = ("connect", "helo", "mail", "rcpt", "begin", "data", "deliver", "vrfy")
 
 _OPTIONS = {
     "starttls": "starttls",
@@ -121,9 +122,9 @@ def dialogues_in(directory: Path) -> list[Dialogue]:
 
 
 def parse(name: str, text: str) -> list[Dialogue]:
-    """Read one file: a dialogue for each row of its table, or one."""
+    """Read one file: a dialogue for each row of its table (of two tables: each with each)."""
+    tables: list[list[dict[str, str]]] = []
     columns: list[str] = []
-    rows: list[list[str]] = []
     lines: list[tuple[int, str]] = []
     in_table = False
     for number, line in enumerate(text.splitlines(), start=1):
@@ -131,20 +132,22 @@ def parse(name: str, text: str) -> list[Dialogue]:
             continue
         if line.startswith("for "):
             columns = [column.strip() for column in line[4:].rstrip(":").split("=>")]
+            tables.append([])
             in_table = True
         elif in_table and line.startswith("  "):
             row = [value.strip() for value in line.split(" => ")]
             if len(row) != len(columns):
                 raise DialogueError(f"{name}:{number}: {len(columns)} columns, {len(row)} values")
-            rows.append(row)
+            tables[-1].append(dict(zip(columns, row, strict=True)))
         else:
             in_table = False
             lines.append((number, line))
-    if not columns:
-        return [_dialogue(name, lines, {})]
-    return [
-        _dialogue(f"{name}[{row[0]}]", lines, dict(zip(columns, row, strict=True))) for row in rows
-    ]
+    dialogues = []
+    for rows in itertools.product(*tables):
+        suffix = "".join(f"[{next(iter(row.values()))}]" for row in rows)
+        values = {column: value for row in reversed(rows) for column, value in row.items()}
+        dialogues.append(_dialogue(f"{name}{suffix}", lines, values))
+    return dialogues
 
 
 def _dialogue(name: str, lines: list[tuple[int, str]], values: dict[str, str]) -> Dialogue:

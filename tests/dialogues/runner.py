@@ -69,10 +69,11 @@ class Hooks:
 
     def decide(self, phase: str, argument: str) -> Reply | None:
         """The same for the bare core."""
-        answer = self.ask(phase, argument)
+        smtputf8 = phase == "vrfy-utf8"
+        answer = self.ask("vrfy" if smtputf8 else phase, argument)
         if isinstance(answer, SMTPError):
             return Reply.from_error(answer)
-        return replies.verified(answer) if answer is not None else None
+        return replies.verified(answer, smtputf8=smtputf8) if answer is not None else None
 
     async def run(self, phase: str, argument: str) -> str | None:
         """The same for a server's hook."""
@@ -251,6 +252,7 @@ def _server(
     recipients = options.pop("recipients", None)
 
     async def deliver(_ctx: Context, _peer: Peer, envelope: Envelope) -> None:
+        await hooks.run("begin", envelope.sender)
         body = await envelope.data.read()
         await hooks.run("data", body.decode("latin-1"))
         for index, path in enumerate(envelope.recipients):
@@ -355,10 +357,16 @@ class _Client:
 
     def _take(self, step: Step) -> None:
         if isinstance(step, Flight):
+            self._closed = step.closed
+            if step.closed and not step.replies:
+                # At once, perhaps with octets of the client's unread.
+                with contextlib.suppress(ConnectionError):
+                    self._send(step.octets)
+                    assert self._sock.recv(65536) == b""
+                return
             self._send(step.octets)
             self._hear(step.replies)
             if step.closed:
-                self._closed = True
                 assert self._sock.recv(65536) == b""
         elif isinstance(step, Hello):
             self._sock.sendall(b"%s client.example\r\n" % step.verb.encode())
@@ -392,7 +400,7 @@ class _Client:
         if self._octet_by_octet:
             while len(output) < len(expected) and (octets := self._sock.recv(65536)):
                 output += octets
-        for _ in range(1 + sum(reply.startswith(b"354 ") for reply in replies)):
+        for _ in range(1 + len(re.findall(rb"^354 ", expected, re.MULTILINE))):
             if matches(output, expected):
                 return
             output += self._sock.recv(65536)
