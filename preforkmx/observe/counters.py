@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def _counts(what: str) -> Any:
+    """Declare a counter, and what it counts: one sentence, the HELP text of its metric."""
+    return field(default=0, metadata={"help": what})
 
 
 @dataclass(slots=True)
 class Counters:
     """Totals since the start. Every name is one metric, ``preforkmx_<name>_total``."""
 
-    connections: int = 0
-    """Connections taken from the listeners."""
-    connections_refused: int = 0
-    """Sessions that check_connection refused, or that came when the worker was full."""
-    transactions: int = 0
-    """MAIL commands that were accepted."""
-    messages: int = 0
-    """Messages answered with 250."""
-    messages_refused: int = 0
-    """Messages answered with 4xx or 5xx after their data."""
-    messages_aborted: int = 0
-    """Messages that never became complete: lost connections and drain deadlines."""
-    recipients: int = 0
-    """RCPT commands that were accepted."""
-    octets: int = 0
-    """Octets of messages as they came over the wire."""
-    commands_refused: int = 0
-    """Commands answered with 4xx or 5xx."""
-    early_talkers: int = 0
-    """Sessions ended because the client sent before it was its turn."""
-    wrong_protocol: int = 0
-    """Connections of HTTP clients, and of TLS clients on a plain port."""
-    proxy_failures: int = 0
-    """Connections without a PROXY header that could be believed, where one is expected."""
-    auth_successes: int = 0
-    auth_failures: int = 0
-    tls_handshakes: int = 0
-    tls_failures: int = 0
-    hook_failures: int = 0
-    """Hooks and handlers that raised something else than an SMTPError."""
-    timeouts: int = 0
-    """Sessions ended because the client, or the time a session has, was over."""
+    connections: int = _counts("Connections taken from the listeners.")
+    connections_refused: int = _counts(
+        "Sessions that check_connection refused, or that came when the worker was full."
+    )
+    transactions: int = _counts("MAIL commands that were accepted.")
+    messages: int = _counts("Messages answered with 250.")
+    messages_refused: int = _counts("Messages answered with 4xx or 5xx after their data.")
+    messages_aborted: int = _counts(
+        "Messages that never became complete: lost connections and drain deadlines."
+    )
+    recipients: int = _counts("RCPT commands that were accepted.")
+    octets: int = _counts("Octets of messages as they came over the wire.")
+    commands_refused: int = _counts("Commands answered with 4xx or 5xx.")
+    early_talkers: int = _counts("Sessions ended because the client sent before it was its turn.")
+    wrong_protocol: int = _counts(
+        "Connections of HTTP clients, and of TLS clients on a plain port."
+    )
+    proxy_failures: int = _counts(
+        "Connections without a PROXY header that could be believed, where one is expected."
+    )
+    auth_successes: int = _counts("AUTH commands that let the client in.")
+    auth_failures: int = _counts("AUTH commands that were refused: wrong names or passwords.")
+    tls_handshakes: int = _counts("TLS handshakes that succeeded, implicit and after STARTTLS.")
+    tls_failures: int = _counts("TLS handshakes that failed or took too long.")
+    hook_failures: int = _counts("Hooks and handlers that raised something else than an SMTPError.")
+    timeouts: int = _counts(
+        "Sessions ended because the client, or the time a session has, was over."
+    )
 
     def as_dict(self) -> dict[str, int]:
         """Return every counter by its name."""
@@ -53,3 +55,7 @@ class Counters:
             for name, value in self.as_dict().items()
             if value != earlier.get(name, 0)
         }
+
+
+HELP: dict[str, str] = {each.name: each.metadata["help"] for each in fields(Counters)}
+"""What each counter counts, by its name."""
