@@ -97,6 +97,8 @@ def decode(line: bytes) -> bytes | None:
     if line == b"=":
         return b""
     try:
-        return b64decode(line, validate=True)
+        octets = b64decode(line, validate=True)
     except (binascii.Error, ValueError):
         return None
+    # The library lets padding pass behind a group that is whole (RFC 4648 section 4).
+    return octets if len(line) == (len(octets) + 2) // 3 * 4 else None

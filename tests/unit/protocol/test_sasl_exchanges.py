@@ -90,7 +90,21 @@ def test_one_equals_sign_is_the_empty_response():
 
 @pytest.mark.parametrize(
     "line",
-    [b"*", b"YQ", b"YQ=", b"YQ===", b"YQ==YQ==", b"Y Q==", b"YQ==\n", b"====", b"Y-_=", b"\xff"],
+    [
+        b"*",
+        b"YQ",
+        b"YQ=",
+        b"YQ===",
+        b"YQ==YQ==",
+        b"GEAY=",
+        b"GEAY==",
+        b"GEAY====",
+        b"Y Q==",
+        b"YQ==\n",
+        b"====",
+        b"Y-_=",
+        b"\xff",
+    ],
 )
 def test_what_is_not_base64_to_the_last_octet_is_refused(line):
     assert decode(line) is None
