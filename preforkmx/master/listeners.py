@@ -131,6 +131,14 @@ class ListenerSockets:
             )
         )
 
+    def groups(self) -> list[list[socket.socket]]:
+        """Return the reuseport groups, each in the order of the slots; no socket that is shared."""
+        return [
+            sockets
+            for sockets, listener in zip(self._sockets, self.listeners, strict=False)
+            if listener.unix_path is None
+        ]
+
     def queued(self) -> list[int | None]:
         """Return how many connections wait to be accepted, for each listener.
 
