@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from preforkmx.protocol.core import Core
 
 HIGH_WATER = 65536
-"""Octets that may wait in the core before reading pauses. One read more may come on top (a
-loop reads at most 256 KiB at once)."""
+"""Octets that may wait in the core before reading pauses. Two reads more may come on top, of at
+most 256 KiB each: the one that wakes the session's task, and one before the task's turn."""
 LINGER_SECONDS = 2.0
 """How long the last close waits for the client's, so that the last reply is not lost to a
 reset (RFC 9293 section 3.10.7.4: data that arrives for a closed socket resets it)."""
