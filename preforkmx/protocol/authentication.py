@@ -28,11 +28,6 @@ class Authentication:
         self.failures = 0
         """Failed authentications so far."""
 
-    @property
-    def running(self) -> bool:
-        """The client's next line is a response."""
-        return self._exchange is not None
-
     def begin(self, argument: bytes) -> Credentials | Reply:
         """Take what follows AUTH; the answers are those of :meth:`respond`."""
         name, space, initial = argument.partition(b" ")

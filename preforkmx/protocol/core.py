@@ -63,8 +63,12 @@ _SPECIAL = frozenset(
         State.CLOSED,
     }
 )
+# Members that the path of every command looks at: Enum's own look-up is slow (up to 3.11).
+_GREETED, _READY, _AUTH = State.GREETED, State.READY, State.AUTH
+_MESSAGE, _DELIVERY = State.MESSAGE, State.DELIVERY
+_MAIL, _RCPT, _DATA, _BDAT = Verb.MAIL, Verb.RCPT, Verb.DATA, Verb.BDAT
 # Events without fields.
-_BDAT = Bdat()
+_BEGINS = Bdat()
 _FOREIGN = Foreign()
 
 _HTTP = frozenset(
@@ -147,7 +151,12 @@ class Core(Endpoint):
 
     def write(self, reply: Reply, *, extended: bool | None = None) -> None:
         """Write `reply`; the session is over if it says so."""
-        self.put(reply, extended=self.extended if extended is None else extended)
+        if extended is None:
+            extended = self.extended
+        octets = (reply.extended if extended else reply.plain) or reply.octets(extended=extended)
+        self._output.append(octets)
+        if self.trace is not None:
+            self.trace("S", octets)
         if reply.close:
             self._closing = reply
             self.state = State.CLOSED
@@ -178,17 +187,23 @@ class Core(Endpoint):
             raise LocalProtocolError("accept() without a pending command")
         self._verb = None
         self.state = self._after
-        if verb is Verb.RCPT:
+        if verb is _RCPT:
             self.recipients += 1
             self.write(reply or replies.RECIPIENT_OK)
-        elif verb is Verb.MAIL:
+        elif verb is _MAIL:
             self.recipients = 0
-            self.patience.transaction()
+            self.patience.transactions += 1
             self.write(reply or replies.SENDER_OK)
-        elif verb is Verb.DATA:
+        elif verb is _DATA:
             self._data = Data(self.settings)
             self.write(replies.START_MESSAGE)
-        elif verb is Verb.QUIT:
+        elif verb is not _BDAT:
+            self._transfer = None
+            self._accept_rest(verb, reply)
+
+    def _accept_rest(self, verb: Verb, reply: Reply | None) -> None:
+        """:meth:`accept` for what is no part of a transaction."""
+        if verb is Verb.QUIT:
             self.write(reply or replies.BYE)
         elif verb is Verb.HELO:
             self.extended = False
@@ -213,10 +228,8 @@ class Core(Endpoint):
         elif verb is Verb.XCLIENT:
             self.extended = False
             self.authenticated = False
-        elif verb is not Verb.BDAT:
+        else:
             self.write(reply or replies.OK)
-        if verb is not Verb.BDAT:
-            self._transfer = None
 
     def refuse(self, reply: Reply) -> None:
         """Refuse the command of the last event: write `reply`, stay in the state before it."""
@@ -233,9 +246,9 @@ class Core(Endpoint):
 
         :param answers: one; in LMTP one for each accepted recipient (RFC 2033 section 4.2).
         """
-        if self.state is not State.DELIVERY:
+        if self.state is not _DELIVERY:
             raise LocalProtocolError("finish() without a complete message")
-        self.state = State.READY
+        self.state = _READY
         for reply in answers:
             if reply.code == 250:
                 self.patience.delivered()
@@ -256,7 +269,7 @@ class Core(Endpoint):
         """
         self._transfer = None
         if self.state is State.CHUNKS:
-            self.state = State.READY
+            self.state = _READY
 
     def tls_started(self) -> None:
         """Forget what was learnt in plain text (RFC 3207 section 4.2).
@@ -297,20 +310,17 @@ class Core(Endpoint):
                 if special is not None:
                     return special
                 continue
-            if self.authentication.running:
-                limit = RESPONSE_LIMIT
-            else:
-                limit = LINE_LIMIT
-                if self.state is State.GREETED and self._framer.starts_with(_TLS_HANDSHAKE):
-                    self.state = State.CLOSED
-                    return _FOREIGN
-            line = self._framer.next_line(limit)
+            state = self.state
+            if state is _GREETED and self._framer.starts_with(_TLS_HANDSHAKE):
+                self.state = State.CLOSED
+                return _FOREIGN
+            line = self._framer.next_line(LINE_LIMIT if state is not _AUTH else RESPONSE_LIMIT)
             if line is None:
                 return GONE if self._eof else NEED_DATA
             if type(line) is not bytes:
                 self._trouble(line)  # type: ignore[arg-type]
                 continue
-            event = self._response(line) if self.authentication.running else self._command(line)
+            event = self._command(line) if state is not _AUTH else self._response(line)
             if event is not None:
                 return event
         return PAUSE
@@ -318,13 +328,13 @@ class Core(Endpoint):
     def _special(self) -> Event | None:
         """The next event where octets are no commands; None: they are again."""
         state = self.state
-        if state is State.MESSAGE:
+        if state is _MESSAGE:
             return self.next_of_message()
         if state is State.CHUNK or state is State.SKIP:
             return self._next_of_chunk()
         if self._closing is not None:
             return Closing(self._closing)
-        if state is State.DELIVERY:
+        if state is _DELIVERY:
             raise LocalProtocolError("next_event() before the message was answered")
         if state is State.CLOSED:
             return _FOREIGN
@@ -340,7 +350,7 @@ class Core(Endpoint):
             return GONE if self._eof else NEED_DATA
         if type(event) is End:
             self._data = None
-            self.state = State.DELIVERY
+            self.state = _DELIVERY
         return event
 
     def _next_of_chunk(self) -> Event | None:
@@ -361,7 +371,7 @@ class Core(Endpoint):
             return None
         if type(event) is End:
             self._transfer = None
-            self.state = State.DELIVERY
+            self.state = _DELIVERY
             return event
         assert type(event) is Reply
         self.state = State.CHUNKS
@@ -375,9 +385,9 @@ class Core(Endpoint):
         if self.trace is not None:
             self.trace("C", f"<{trouble.value}>".encode())
         if trouble is Trouble.TOO_LONG:
-            if self.authentication.running:
+            if self.state is State.AUTH:
                 self.authentication.cancel()
-                self.state = State.READY
+                self.state = _READY
                 self._refuse(replies.AUTH_TOO_LONG)
             else:
                 self._refuse(replies.LINE_TOO_LONG)
@@ -424,7 +434,7 @@ class Core(Endpoint):
         after = TABLE[self.state][verb]
         # RFC 5321 section 4.1.1 asks to tolerate white space before the CRLF.
         argument = argument.rstrip(b" \t")
-        if verb is Verb.BDAT:
+        if verb is _BDAT:
             return self._bdat(argument, after)
         if type(after) is not State:
             self._refuse(self._table_reply(after), verb)
@@ -488,7 +498,7 @@ class Core(Endpoint):
         if begins:
             self._after = after
             self._verb = Verb.BDAT
-            return _BDAT
+            return _BEGINS
         self.state = after
         return None
 
@@ -497,7 +507,7 @@ class Core(Endpoint):
         if self.trace is not None:
             self.trace("C", b"<credentials>")
         # What a refusal, and an acceptance, find.
-        self.state = State.READY
+        self.state = _READY
         if self._strict and self._framer.buffered:
             self.authentication.cancel()
             self._refuse(replies.SENT_TOO_EARLY)

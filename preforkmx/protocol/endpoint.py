@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from preforkmx.protocol.framing import LineFramer
-
-if TYPE_CHECKING:
-    from preforkmx.protocol.replies import Reply
 
 Trace = Callable[[str, bytes], None]
 """Called with ``"C"`` or ``"S"`` and a line or reply; credentials are redacted."""
@@ -58,13 +54,3 @@ class Endpoint:
         octets = output[0] if len(output) == 1 else b"".join(output)
         output.clear()
         return octets
-
-    def put(self, reply: Reply, *, extended: bool) -> None:
-        """Write `reply`.
-
-        :param extended: with its enhanced code.
-        """
-        octets = (reply.extended if extended else reply.plain) or reply.octets(extended=extended)
-        self._output.append(octets)
-        if self.trace is not None:
-            self.trace("S", octets)

@@ -17,13 +17,14 @@ class Patience:
     A delivered message sets errors and idle commands back.
     """
 
-    __slots__ = ("_errors", "_idle", "_settings", "_transactions", "refusals")
+    __slots__ = ("_errors", "_idle", "_settings", "refusals", "transactions")
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._errors = 0
         self._idle = 0
-        self._transactions = 0
+        self.transactions = 0
+        """MAIL commands that were accepted."""
         self.refusals = 0
         """Commands that were refused, by whomever."""
 
@@ -51,11 +52,7 @@ class Patience:
     @property
     def no_more_transactions(self) -> bool:
         """The session had all the transactions that it may have."""
-        return 0 < self._settings.transactions <= self._transactions
-
-    def transaction(self) -> None:
-        """A MAIL was accepted."""
-        self._transactions += 1
+        return 0 < self._settings.transactions <= self.transactions
 
     def delivered(self) -> None:
         """A message was accepted."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from dialogues.caller import Caller
 from dialogues.language import dialogues_in, flights
 
+from preforkmx.protocol.order import State
 from preforkmx.protocol.replies import Reply
 from preforkmx.protocol.settings import Settings
 
@@ -162,7 +163,7 @@ def check(caller: Caller) -> None:
     """What holds for every session after every piece: the core keeps no more than its bound."""
     core = caller.core
     if not core.closed:
-        assert core.buffered <= (12288 if core.authentication.running else 2048)
+        assert core.buffered <= (12288 if core.state is State.AUTH else 2048)
     if core._data is not None:
         assert len(core._data._scanner._carry) <= 4
     assert core.take_output() == b""
