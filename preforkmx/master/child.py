@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Literal
+
+from preforkmx.workers.reports import cut
 
 if TYPE_CHECKING:
     from preforkmx.workers.channel import Channel, Message
     from preforkmx.workers.heartbeat import Cell, Reading
+    from preforkmx.workers.reports import Document
 
 State = Literal["booting", "ready", "draining", "gone"]
 
@@ -52,7 +56,13 @@ class Child:
         """Why it could not start, or what a checker found."""
         self.aborted = False
         """It was sent SIGABRT: late or hanging."""
+        self.hung = False
+        """Its loop has been silent for too long to be waited for."""
         self.wants_replacement = False
+        self.asks: int | None = None
+        """The number of its question for the status document, until it is answered."""
+        self.started = time.time()
+        """When it was forked, in seconds since 1970."""
         self.status: int | None = None
         """Once it is gone: its exit status, or minus the signal that ended it."""
         self.ready_at: float | None = None
@@ -108,9 +118,17 @@ class Child:
             self._beat_changed = now
         return now - self._beat_changed
 
+    def silent_at(self, seconds: float) -> float | None:
+        """Return when its loop will have been silent for so long, if it has not been yet."""
+        reading = self.reading()
+        if reading is None or reading.beat == 0 or self.hung or self.state == "booting":
+            return None
+        return self._beat_changed + seconds
+
     def forgive(self, now: float) -> None:
         """Begin to measure its silence anew."""
         self._beat_changed = now
+        self.hung = False
 
     def take(self, message: Message, now: float) -> None:
         """Take a message about its own life."""
@@ -124,6 +142,17 @@ class Child:
                 self.problems += [str(problem) for problem in problems]
         elif kind == "replace":
             self.wants_replacement = True
+        elif kind == "ask":
+            serial = message.get("serial")
+            self.asks = serial if type(serial) is int else None
+
+    def tell(self, document: Document) -> None:
+        """Answer its question."""
+        if self.asks is None:
+            return
+        for message in cut(document, self.asks):
+            self.channel.post(**message)
+        self.asks = None
 
     def retire(self, seconds: float) -> None:
         """Let it close its listeners and its sessions end by themselves."""

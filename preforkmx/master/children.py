@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from preforkmx.master.totals import Totals
     from preforkmx.workers.heartbeat import Cell, HeartbeatMemory
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.25
 """How often heartbeats are looked at, at the least."""
-MASTER_PAUSE_SECONDS = 5.0
+SILENT_SECONDS = 3.0
+"""A loop that is silent for so long is not waited for. A sleep in a hook is shorter, and who
+queues meanwhile is greeted in less than 4 s: 0.25 s may pass until a beat is seen."""
+MASTER_PAUSE_SECONDS = 2.0
 """A master that did not look for so long was stopped, and its workers maybe with it: their
-silence is no fault of theirs, and is measured anew."""
+silence is no fault of theirs, and is measured anew. Shorter than SILENT_SECONDS, or a pause
+between the two would be taken for a silence of all."""
 
 _LAST_READS = 64
 
@@ -36,6 +40,7 @@ class Children:
     :param memory: a cell for every process that may be alive at once.
     :param totals: where workers' counters are added up.
     :param clock: seconds that only grow.
+    :param silent_seconds: a child that is ready, and whose loop is silent for so long, is hung.
     """
 
     def __init__(
@@ -44,10 +49,13 @@ class Children:
         memory: HeartbeatMemory,
         totals: Totals,
         clock: Callable[[], float],
+        *,
+        silent_seconds: float = SILENT_SECONDS,
     ) -> None:
         self._reactor = reactor
         self._totals = totals
         self._clock = clock
+        self._silent_seconds = silent_seconds
         self._children: list[Child] = []
         self._cells = list(memory.cells)
         self._looked = clock()
@@ -157,7 +165,10 @@ class Children:
             child.cell = None
 
     def look(self, hang_seconds: float) -> None:
-        """Kill who is late, who hangs, and whose time is over; call this in every turn."""
+        """Note whose loop is silent, and kill who is late, who hangs, and whose time is over.
+
+        Call this in every turn.
+        """
         now = self._clock()
         paused = now - self._looked > MASTER_PAUSE_SECONDS
         self._looked = now
@@ -165,6 +176,7 @@ class Children:
             if paused:
                 child.forgive(now)
             child.channel.flush()
+            self._listen_for_beats(child, now)
             if child.kill_at is not None and now >= child.kill_at:
                 _logger.warning("%s (process %d) is killed", child.name, child.pid)
                 child.kill()
@@ -182,10 +194,27 @@ class Children:
                 )
                 child.abort(now)
 
+    def _listen_for_beats(self, child: Child, now: float) -> None:
+        silence = child.silent_seconds(now)
+        hung = child.state != "booting" and silence >= self._silent_seconds
+        if hung and not child.hung:
+            _logger.warning(
+                "the loop of %s (process %d) has been silent for %.1f s",
+                child.name,
+                child.pid,
+                silence,
+            )
+        elif child.hung and not hung:
+            _logger.info("the loop of %s (process %d) turns again", child.name, child.pid)
+        child.hung = hung
+
     def next_look(self) -> float:
         """Return when :meth:`look` is due, by the clock."""
-        due = self._looked + LOOK_SECONDS
-        return min([due, *(child.kill_at for child in self._children if child.kill_at is not None)])
+        times = [self._looked + LOOK_SECONDS]
+        for child in self._children:
+            early = (child.kill_at, child.silent_at(self._silent_seconds))
+            times += [when for when in early if when is not None]
+        return min(times)
 
     def leave(self) -> None:
         """Close every descriptor: in a child."""

@@ -1,4 +1,4 @@
-"""Pool: keeps every slot, and the store's place, held by one process.
+"""Pool: keeps every slot, and each other process's place, held by one process.
 
 After each turn of the master's loop :meth:`Pool.reconcile` looks at the facts (who is gone,
 who is ready) and does what follows from them. It keeps no plan of its own that could differ
@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from preforkmx.errors import BootError
-from preforkmx.master.slot import Slot
+from preforkmx.master.slot import PROCESSES, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from preforkmx.master.hiring import Hiring
     from preforkmx.master.plan import Plan
 
+ADMIN_SECONDS = 5.0
+"""What an admin process whose address has changed gets to finish its answers."""
+
 _logger = logging.getLogger("preforkmx.master")
 
 
@@ -27,26 +30,59 @@ class Pool:
     """The processes of the server and their places.
 
     :param plan: what new processes run with; a reload changes it.
+    :param steer: told in every turn which slots shall get no new connections.
     """
 
-    def __init__(self, plan: Plan, hiring: Hiring, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        hiring: Hiring,
+        clock: Callable[[], float],
+        steer: Callable[[frozenset[int]], None] | None = None,
+    ) -> None:
         self.plan = plan
         self.generation = 1
         self.slots = [Slot(index) for index in range(plan.count)]
-        self.store = Slot(None) if plan.store is not None else None
+        self.former: list[Slot] = []
+        """Slots that were given up, while they have processes."""
+        self.store = Slot(None, "store") if plan.store is not None else None
+        self.admin = Slot(None, "admin")
+        """It stays empty while the plan has no address for it."""
         self.crashes = 0
         """Processes that ended without being told to, since the start."""
         self.refills = False
         """Whether an empty place is filled again: from the end of the start to the drain."""
         self.reloading = False
         """Whether a reload decides when a successor takes over."""
+        self.away: frozenset[int] = frozenset()
+        """The slots that nobody serves, or that are to go: connections are steered past them."""
         self._hiring = hiring
         self._clock = clock
+        self._steer = steer
 
     def workers(self) -> Iterator[Child]:
         """Every worker that has not been reaped."""
-        for slot in self.slots:
+        for slot in (*self.slots, *self.former):
             yield from slot
+
+    def add_slot(self) -> Slot:
+        """Add a slot behind the others, empty but for who still drains there."""
+        index = len(self.slots)
+        slot = next((slot for slot in self.former if slot.index == index), None)
+        if slot is None:
+            slot = Slot(index)
+        else:
+            self.former.remove(slot)
+            slot.leaving = False
+            slot.backoff.reset()
+        self.slots.append(slot)
+        return slot
+
+    def drop_slot(self) -> None:
+        """Let the highest slot go; its processes retire."""
+        slot = self.slots.pop()
+        slot.give_up(self.plan.drain_seconds)
+        self.former.append(slot)
 
     def idle(self) -> bool:
         """Whether no worker is left."""
@@ -60,24 +96,43 @@ class Pool:
         """
         plan = self.plan if plan is None else plan
         generation = self.generation if generation is None else generation
-        if slot.index is None:
+        if slot.kind == "store":
             return self._hiring.store(plan, generation)
+        if slot.kind == "admin":
+            return self._hiring.admin(plan, generation)
+        assert slot.index is not None
         return self._hiring.worker(slot.index, plan, generation)
 
     def supervise(self) -> None:
         """Fill empty places from now on, also one that lost its process during the start."""
         self.refills = True
         for slot in self._places():
-            if slot.holder is None:
+            if slot.holder is None and (slot is not self.admin or self.plan.admin_address):
                 slot.refill_at = self._clock()
 
+    def helpers(self) -> list[Slot]:
+        """Return the places of the processes that serve no mail."""
+        return [self.admin] if self.store is None else [self.store, self.admin]
+
     def _places(self) -> list[Slot]:
-        return self.slots if self.store is None else [*self.slots, self.store]
+        return [*self.slots, *self.helpers()]
+
+    def change_admin(self) -> None:
+        """Let a new admin process, if the plan has one, take the place of the old one."""
+        for child in self.admin:
+            child.stop()
+            child.kill_by(self._clock() + ADMIN_SECONDS)
+        self.admin.retire_holder(0)
+        self.admin.backoff.reset()
+        self.admin.refill_at = self._clock() if self.plan.admin_address else None
 
     def reconcile(self) -> None:
         """Do what follows from what has happened; call this in every turn."""
-        for slot in self._places():
+        for slot in (*self._places(), *self.former):
             self._reconcile(slot)
+        self.former = [slot for slot in self.former if len(slot)]
+        if self.refills:
+            self._steer_past_the_unserved()
 
     def _reconcile(self, slot: Slot) -> None:
         for child in slot.retired[:]:
@@ -86,9 +141,46 @@ class Pool:
                 _logger.info("%s (process %d) is gone: %s", child.name, child.pid, child.end)
         if slot.holder is not None and not slot.holder.alive:
             self._lost(slot, slot.holder)
-        self._reconcile_successor(slot)
         if self.refills and slot.refill_at is not None and self._clock() >= slot.refill_at:
             self._refill(slot)
+        self._reconcile_stand_in(slot)
+        self._reconcile_successor(slot)
+
+    def _reconcile_stand_in(self, slot: Slot) -> None:
+        child = slot.stand_in
+        if child is None:
+            if self.refills and self._needs_stand_in(slot):
+                self._hire_stand_in(slot)
+        elif not child.alive:
+            slot.stand_in = None
+            if not self.refills:
+                return
+            self.crashes += 1
+            wait = slot.backoff.crashed(child.healthy_seconds)
+            slot.refill_at = self._clock() + wait
+            _report(child, f"the next one in {wait:g} s, if it is needed")
+        elif child.state == "ready":
+            slot.promote_stand_in(self.plan.drain_seconds)
+
+    def _needs_stand_in(self, slot: Slot) -> bool:
+        holder = slot.holder
+        return (
+            slot.index is not None
+            and holder is not None
+            and holder.hung
+            and holder.state == "ready"
+            # A reload's worker will serve the slot as soon.
+            and slot.successor is None
+            and slot.refill_at is None
+            and len(slot) < PROCESSES
+        )
+
+    def _hire_stand_in(self, slot: Slot) -> None:
+        assert slot.index is not None
+        try:
+            slot.stand_in = self._hiring.stand_in(slot.index, self.plan, self.generation)
+        except (OSError, BootError) as error:
+            self._not_forked(slot, error)
 
     def _reconcile_successor(self, slot: Slot) -> None:
         if self.reloading:
@@ -100,11 +192,19 @@ class Pool:
                 and holder is not None
                 and holder.wants_replacement
                 and holder.state == "ready"
-                and not slot.retired
+                and not holder.hung
+                and slot.refill_at is None
+                and len(slot) == 1
+                # One slot at a time: so many processes boot, and so few connections change hands.
+                and all(other.successor is None for other in self._places())
             ):
-                holder.wants_replacement = False
                 _logger.info("%s (process %d) asks to be replaced", holder.name, holder.pid)
-                slot.successor = self._try_hire(slot)
+                try:
+                    slot.successor = self.hire(slot)
+                except (OSError, BootError) as error:
+                    self._not_forked(slot, error)
+                else:
+                    holder.wants_replacement = False
         elif not child.alive:
             slot.successor = None
             _report(child, "the one before it goes on")
@@ -118,21 +218,39 @@ class Pool:
             return
         self.crashes += 1
         wait = slot.backoff.crashed(child.healthy_seconds)
+        if slot.close_ranks(reloading=self.reloading):
+            _report(child, "its replacement is there")
+            return
         slot.refill_at = self._clock() + wait
         _report(child, f"replaced in {wait:g} s" if wait else "replaced at once")
 
     def _refill(self, slot: Slot) -> None:
         slot.refill_at = None
-        slot.holder = self._try_hire(slot)
-        if slot.holder is None:
-            slot.refill_at = self._clock() + max(1.0, slot.backoff.crashed(0.0))
-
-    def _try_hire(self, slot: Slot) -> Child | None:
+        if slot.holder is not None:
+            # What waited was its stand-in.
+            return
         try:
-            return self.hire(slot)
+            slot.holder = self.hire(slot)
         except (OSError, BootError) as error:
-            _logger.error("no process could be forked: %s", error)
-            return None
+            self._not_forked(slot, error)
+
+    def _not_forked(self, slot: Slot, error: Exception) -> None:
+        _logger.error("no process could be forked: %s", error)
+        slot.refill_at = self._clock() + max(1.0, slot.backoff.crashed(0.0))
+
+    def _steer_past_the_unserved(self) -> None:
+        away = frozenset(
+            slot.index
+            for slot in self.slots
+            if slot.index is not None and (slot.leaving or not slot.served)
+        )
+        for index in sorted(away - self.away):
+            _logger.info("new connections go past slot %d", index)
+        for index in sorted(self.away - away):
+            _logger.info("slot %d gets new connections again", index)
+        self.away = away
+        if self._steer is not None:
+            self._steer(away)
 
     def next_refill(self) -> float | None:
         """Return when the next empty place is due, by the clock."""

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from preforkmx.workers import loops, process
 from preforkmx.workers.heartbeat import Heart, Vitals
+from preforkmx.workers.recycling import Recycling
 from preforkmx.workers.seat import WorkerSeat
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class WorkerSetup:
     :param build_server: called after the fork; imports the site's code.
     :param drain_seconds: for a drain that nobody ordered: the master is gone.
     :param master_pid: the master's process id.
+    :param stand_in: it was forked because the loop of the slot's worker is silent.
+    :param recycle_after_messages: it asks to be replaced after about so many; 0: never.
     """
 
     slot: int
@@ -85,6 +88,13 @@ class WorkerSetup:
     log_format: str
     log_level: str
     master_pid: int
+    stand_in: bool = False
+    recycle_after_messages: int = 0
+
+
+def worker_name(slot: int, *, stand_in: bool) -> str:
+    """Return what the log and the process title call a worker."""
+    return f"worker {slot} stand-in" if stand_in else f"worker {slot}"
 
 
 class Way(enum.IntEnum):
@@ -97,7 +107,7 @@ class Way(enum.IntEnum):
 
 def run_worker(setup: WorkerSetup) -> int:
     """Be a worker until the end, and return the exit status; called in the child."""
-    name = f"worker {setup.slot}"
+    name = worker_name(setup.slot, stand_in=setup.stand_in)
     process.die_with_parent(signal.SIGTERM)
     log = process.settle(
         f"{name} booting",
@@ -128,7 +138,8 @@ class Worker:
         self._setup = setup
         self._server = server
         self._channel = setup.channel
-        self._name = f"worker {setup.slot}"
+        self._name = worker_name(setup.slot, stand_in=setup.stand_in)
+        self._recycling = Recycling(setup.recycle_after_messages)
         self._state = "booting"
         self._title = ""
         self._way: Way | None = None
@@ -287,6 +298,8 @@ class Worker:
         counters = self._server.counters
         self._channel.post_counters(counters.since(self._sent))
         self._sent = counters.as_dict()
+        if self._way is None and self._recycling.due(counters.messages, self._loop.time()):
+            self._channel.post("replace")
         self._show()
         self._loop.call_later(REPORT_SECONDS, self._report)
 

@@ -11,7 +11,12 @@ import pytest
 
 from preforkmx.master import children as children_module
 from preforkmx.master.child import Child
-from preforkmx.master.children import MASTER_PAUSE_SECONDS, Children
+from preforkmx.master.children import (
+    LOOK_SECONDS,
+    MASTER_PAUSE_SECONDS,
+    SILENT_SECONDS,
+    Children,
+)
 from preforkmx.master.reactor import Reactor
 from preforkmx.master.totals import Totals
 from preforkmx.workers.channel import Channel
@@ -167,6 +172,62 @@ def test_a_loop_that_beats_lives_on(house: House) -> None:
     reading = child.reading()
     assert reading is not None
     assert reading[1:] == (3, 1, 4, 9)
+
+
+def test_a_loop_that_is_silent_for_three_seconds_is_hung_until_it_turns_again(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    child = house.start()
+    house.theirs.post("ready")
+    assert child.cell is not None
+    child.cell.write(Vitals(), 0)
+    house.look()
+    assert house.children.next_look() <= house.now + LOOK_SECONDS
+    while house.now < 1002.9:
+        house.now += 0.1
+        house.look()
+    assert not child.hung
+    assert house.children.next_look() == pytest.approx(1003.0), "a look in time for it"
+    house.now = 1003.0
+    house.look()
+    assert child.hung
+    assert "the loop of worker 0" in caplog.text
+    house.later(5)
+    assert caplog.text.count("has been silent") == 1
+    assert house.children.next_look() == house.now + LOOK_SECONDS, "nothing to be early for"
+    child.cell.write(Vitals(), 0)
+    house.look()
+    assert not child.hung
+    assert "turns again" in caplog.text
+
+
+def test_a_loop_that_is_silent_while_it_boots_is_not_hung(house: House) -> None:
+    child = house.start()
+    assert child.cell is not None
+    child.cell.write(Vitals(), 0)
+    house.look()
+    house.later(10)
+    assert not child.hung
+    assert house.children.next_look() == house.now + LOOK_SECONDS
+
+
+def test_nobody_is_hung_because_the_master_was_stopped_for_a_while(house: House) -> None:
+    child = house.start()
+    house.theirs.post("ready")
+    assert child.cell is not None
+    child.cell.write(Vitals(), 0)
+    house.look()
+    house.now += MASTER_PAUSE_SECONDS + 0.5
+    house.look()
+    house.later(2)
+    assert not child.hung
+    house.later(1)
+    assert child.hung
+    house.now += 3600
+    house.look()
+    assert not child.hung, "it is measured anew"
+    assert MASTER_PAUSE_SECONDS < SILENT_SECONDS
 
 
 def test_a_process_without_a_first_beat_is_not_silent_but_booting(house: House) -> None:
