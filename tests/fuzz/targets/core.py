@@ -9,6 +9,7 @@ from dialogues.caller import Caller
 from inputs import Choices, pieces
 
 from preforkmx.protocol.events import Closing, Foreign, StartTLS
+from preforkmx.protocol.paths import is_printable
 from preforkmx.protocol.settings import Settings
 
 TOKENS = (
@@ -38,6 +39,7 @@ def check(data: bytes) -> str:
     # Each event consumes octets, but the last ones of a piece.
     assert caller.events <= len(octets) + 2 * len(cuts) + 4
     _check_output(caller.output)
+    _check_events(caller)
     started = any(type(event) is StartTLS for event in caller.happened)
     if not started and not _strict(listener):
         # Both look at what came in the same piece: it is all there is to see.
@@ -46,8 +48,7 @@ def check(data: bytes) -> str:
         assert whole.output == caller.output
         assert whole.traced == caller.traced
         assert whole.delivered == caller.delivered
-    for sender, recipients, body in caller.delivered:
-        assert sender.isprintable()
+    for _, recipients, body in caller.delivered:
         assert 1 <= len(recipients) <= 3
         assert len(body) <= 120
     return _outcome(caller, listener, started=started)
@@ -94,6 +95,15 @@ def _talk(cuts: list[bytes], listener: int, extensions: int, salt: int) -> Calle
         streams.check(caller)
     caller.hang_up()
     return caller
+
+
+def _check_events(caller: Caller) -> None:
+    """What the client said stands in log lines: it is one line, and all of it printable."""
+    for said in caller.traced:
+        assert not set(said.removesuffix(b"\r\n")) & set(b"\r\n") or said[:3].isdigit()
+    for event in caller.happened:
+        for name in ("name", "path", "text"):
+            assert is_printable(getattr(event, name, ""))
 
 
 def _check_output(output: bytes) -> None:

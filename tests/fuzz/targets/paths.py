@@ -73,6 +73,7 @@ def check(data: bytes) -> str:
     line = octets.decode().lstrip(" ")
     assert isinstance(event, Rcpt if rcpt else Mail)
     _check_path(event, line)
+    _check_keywords(line)
     if isinstance(event, Mail):
         _check_mail(event, line, tls=tls)
         return "mail"
@@ -95,6 +96,12 @@ def _check_path(event: Mail | Rcpt, line: str) -> None:
     local, domain = split_mailbox(path)
     assert len(local.encode()) <= 255
     assert len(domain.encode()) <= 255
+
+
+def _check_keywords(line: str) -> None:
+    parameters = line[line.rindex(">") + 1 :] if "AUTH=<" not in line.upper() else ""
+    keywords = [word.partition("=")[0].upper() for word in parameters.split(" ") if word]
+    assert len(keywords) == len(set(keywords))
 
 
 def _check_mail(event: Mail, line: str, *, tls: bool) -> None:

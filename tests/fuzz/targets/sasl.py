@@ -38,6 +38,7 @@ COUNT = 4000
 SETTINGS = Settings(
     hostname="mx.example.com", auth=True, allow_insecure_auth=True, auth_failures=3, errors=50
 )
+MAX_USERNAME = 1024
 SECRET = b"Zq7!never-to-be-seen"
 
 
@@ -88,7 +89,7 @@ def _check_exchanges(responses: list[bytes]) -> str:
 
 
 def _identity(username: bytes, password: bytes) -> Identity | None:
-    if not (username and password and len(username) <= sasl.MAX_USERNAME):
+    if not (username and password and len(username) <= MAX_USERNAME):
         return None
     try:
         name, word = username.decode(), password.decode()
@@ -127,6 +128,8 @@ def _check_session(responses: list[bytes], kind: int, cut: int) -> None:
         assert SECRET not in seen
         for line in lines:
             assert line not in seen
+        # Behind its last response an exchange takes no line.
+        assert caller.traced.count(b"<credentials>") <= (2 if login else 1)
     credentials = [event for event in caller.happened if type(event) is Credentials]
     # A second one needs another AUTH, which is refused behind an accepted one.
     assert len(credentials) <= 1

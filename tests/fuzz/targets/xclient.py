@@ -6,7 +6,7 @@ import socket
 from ipaddress import IPv4Address, IPv6Address
 
 from preforkmx.protocol.replies import XCLIENT_SYNTAX
-from preforkmx.protocol.xclient import ATTRIBUTES, MAX_VALUE, XClient, parse
+from preforkmx.protocol.xclient import ATTRIBUTES, XClient, parse
 
 TOKENS = (
     *(f" {name}=".encode() for name in ATTRIBUTES),
@@ -27,6 +27,7 @@ TOKENS = (
 )
 OUTCOMES = {"refused", "not known", "name", "address", "port", "protocol", "helo", "login"}
 COUNT = 6000
+MAX_VALUE = 255
 _HEX = b"0123456789abcdefABCDEF"
 _FIELDS = (
     "name",
