@@ -1,31 +1,30 @@
 """The listening sockets: one SO_REUSEPORT socket for each TCP listener and slot.
 
-The master makes them and keeps every one open for its whole life: what is queued in the
-socket of a worker that was killed waits there for its replacement.
+The master makes them and keeps every one open for as long as there is its listener and its
+slot: what is queued in the socket of a worker that was killed waits there for its replacement.
 
-A unix listener knows neither SO_REUSEPORT nor a filter nor a queue that could be looked at
+A unix listener knows neither SO_REUSEPORT nor a filter nor a queue that could be counted
 (:mod:`preforkmx.master.unix`): it has one socket, which all slots share.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from preforkmx.master.errors import StartRefused
-from preforkmx.master.sockets import bind_tcp, drop_syns, longest_backlog, queue_length
-from preforkmx.master.unix import UnixSocket, refuse_live
+from preforkmx.master.ports import Port, TcpPort, address_key, match, open_ports
+from preforkmx.master.sockets import bind_tcp
+from preforkmx.master.steering import attach, program
+from preforkmx.master.unix import refuse_live
 from preforkmx.session.listener import split_address
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Collection, Sequence
-    from pathlib import Path
+    from collections.abc import Collection, Iterable, Sequence
 
     from preforkmx.session.listener import Listener
-
-_logger = logging.getLogger("preforkmx.master")
 
 
 class ListenerSockets:
@@ -38,10 +37,15 @@ class ListenerSockets:
     def __init__(self, listeners: Sequence[Listener], count: int) -> None:
         self._count = count
         self.listeners = tuple(listeners)
-        """The listeners; once open, with the port that a port 0 has become."""
-        self._sockets: list[list[socket.socket]] = []
-        """For each listener one for each slot; the same for all slots where they share it."""
-        self._unix: list[UnixSocket] = []
+        """The listeners of the generation that serves; once open, with the port that a port 0
+        has become."""
+        self.ports: list[Port] = []
+        """All that are open; during a reload also those that come and those that go."""
+
+    @property
+    def count(self) -> int:
+        """For how many slots there are sockets."""
+        return self._count
 
     def probe(self) -> None:
         """Bind every port once without SO_REUSEPORT, and let go of it; knock at every path.
@@ -51,130 +55,163 @@ class ListenerSockets:
 
         :raises StartRefused: an address is taken or not permitted, or is named twice.
         """
-        seen: set[tuple[str, int]] = set()
-        for listener in self.listeners:
-            path = listener.unix_path
-            host, port = split_address(listener.address) if path is None else (str(path), -1)
-            if port == 0:
+        for problem in self.problems(self.listeners):
+            raise StartRefused(problem)
+
+    def problems(self, listeners: Sequence[Listener]) -> list[str]:
+        """Return why these listeners cannot be opened; those that are open already can."""
+        problems = []
+        seen = set()
+        for listener, port in zip(listeners, match(listeners, self.ports), strict=True):
+            key = address_key(listener.address)
+            if key[1] == 0:
                 # No probe: for port 0 the kernel picks one that nobody has, shared or not.
                 continue
-            if (host, port) in seen:
-                raise StartRefused(f"{listener.address} is named by two listeners")
-            seen.add((host, port))
-            if path is None:
-                bind_tcp(host, port, reuse_port=False).close()
-            else:
-                refuse_live(path)
+            if key in seen:
+                problems.append(f"{listener.address} is named by two listeners")
+            elif port is None:
+                try:
+                    self._probe(listener)
+                except StartRefused as refusal:
+                    problems.append(str(refusal))
+            seen.add(key)
+        return problems
+
+    def _probe(self, listener: Listener) -> None:
+        path = listener.unix_path
+        if path is not None:
+            refuse_live(path)
+            return
+        host, number = split_address(listener.address)
+        # A port of ours on another address may be in the way of a bind that does not share,
+        # 0.0.0.0 in that of 127.0.0.1: nobody else can have the whole of it.
+        ours = [address_key(port.listener.address) for port in self.ports]
+        shared = any(
+            number == other_number and (":" in host) == (":" in other_host)
+            for other_host, other_number in ours
+        )
+        bind_tcp(host, number, reuse_port=shared).close()
 
     def open(self) -> None:
         """Bind, and listen in the order of the slots: that is their index in the group.
 
         :raises StartRefused: as :meth:`probe`; nothing is left open.
         """
+        self.ports = open_ports(self.listeners, self._count)
+        self.listeners = tuple(port.listener for port in self.ports)
+
+    def add(self, listeners: Iterable[Listener], count: int) -> list[Port]:
+        """Open further ports, which let nobody in yet.
+
+        :raises StartRefused: one cannot be opened; nothing has changed.
+        """
+        added = open_ports(list(listeners), count, held=True)
+        self.ports += added
+        return added
+
+    def remove(self, port: Port) -> None:
+        """Close a port, in every process."""
+        self.ports.remove(port)
+        port.end()
+
+    def serve(self, listeners: Sequence[Listener]) -> None:
+        """Be what a new generation listens on: let its clients in, take over its options."""
+        for listener, port in self._of(listeners):
+            port.release()
+            port.adopt(listener)
+        self.listeners = tuple(port.listener for _, port in self._of(listeners))
+
+    def grow(self, ports: Iterable[Port]) -> None:
+        """Make the sockets of one slot more on these ports; no connection is led to them yet.
+
+        :raises StartRefused: there is none to be had; nothing has changed.
+        """
+        grown: list[Port] = []
         try:
-            self.listeners = tuple(self._open(listener) for listener in self.listeners)
-        except BaseException:
-            self.close()
+            for port in ports:
+                if isinstance(port, TcpPort):
+                    # Before it listens: nobody is there yet who could greet.
+                    with contextlib.suppress(OSError):
+                        attach(port.sockets[0], program(self._count + 1, {self._count}))
+                port.grow()
+                grown.append(port)
+        except StartRefused:
+            for port in grown:
+                port.shrink()
             raise
-        longest = longest_backlog()
-        for listener in self.listeners:
-            if longest is not None and listener.backlog > longest:
-                _logger.warning(
-                    "the kernel cuts the backlog %d of %s to net.core.somaxconn = %d",
-                    listener.backlog,
-                    listener.address,
-                    longest,
-                )
+        self._count += 1
 
-    def _open(self, listener: Listener) -> Listener:
-        path = listener.unix_path
-        return self._open_tcp(listener) if path is None else self._open_unix(listener, path)
-
-    def _open_tcp(self, listener: Listener) -> Listener:
-        host, port = split_address(listener.address)
-        sockets: list[socket.socket] = []
-        self._sockets.append(sockets)
-        for _ in range(self._count):
-            sock = bind_tcp(host, port, reuse_port=True)
-            sockets.append(sock)
-            port = sock.getsockname()[1]
-        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        for sock in sockets:
-            try:
-                sock.listen(listener.backlog)
-            except OSError as error:
-                raise StartRefused(f"{shown} cannot be listened on: {error.strerror}") from error
-        return replace(listener, address=shown)
-
-    def _open_unix(self, listener: Listener, path: Path) -> Listener:
-        unix = UnixSocket(path, listener.backlog)
-        self._unix.append(unix)
-        self._sockets.append([unix.socket] * self._count)
-        return listener
+    def shrink(self) -> None:
+        """Close the sockets of the highest slot, in every process that has them."""
+        self._count -= 1
+        for port in self.ports:
+            while len(port.sockets) > self._count:
+                port.shrink()
 
     @property
     def is_open(self) -> bool:
         """Whether the ports are there."""
-        return bool(self._sockets)
+        return bool(self.ports)
+
+    def _of(self, listeners: Sequence[Listener]) -> list[tuple[Listener, Port]]:
+        return [
+            (listener, port)
+            for listener, port in zip(listeners, match(listeners, self.ports), strict=True)
+            if port is not None
+        ]
 
     def of_slot(
         self, slot: int, plan: Sequence[Listener] | None = None
     ) -> tuple[tuple[socket.socket, Listener], ...]:
         """Return a slot's sockets, each with its listener.
 
-        :param plan: the listeners of another generation, which may trust other networks.
+        :param plan: the listeners of a generation; they are open.
         """
         return tuple(
-            (sockets[slot], replace(wanted, address=bound.address))
-            for sockets, bound, wanted in zip(
-                self._sockets, self.listeners, plan or self.listeners, strict=True
-            )
+            (port.sockets[slot], replace(listener, address=port.listener.address))
+            for listener, port in self._of(self.listeners if plan is None else plan)
         )
 
     def groups(self) -> list[list[socket.socket]]:
         """Return the reuseport groups, each in the order of the slots; no socket that is shared."""
-        return [
-            sockets
-            for sockets, listener in zip(self._sockets, self.listeners, strict=False)
-            if listener.unix_path is None
-        ]
+        return [port.sockets for port in self.ports if isinstance(port, TcpPort)]
 
     def queued(self) -> list[int | None]:
         """Return how many connections wait to be accepted, for each listener.
 
         None for a unix socket: the kernel does not say.
         """
-        if not self._sockets:
+        if not self.ports:
             return [None if listener.unix_path else 0 for listener in self.listeners]
-        return [
-            None if listener.unix_path else sum(map(queue_length, sockets))
-            for sockets, listener in zip(self._sockets, self.listeners, strict=True)
-        ]
+        return [port.queued() for _, port in self._of(self.listeners)]
+
+    def dropped(self) -> list[int | None]:
+        """Return how many segments found no place, as :meth:`Port.dropped`, for each listener."""
+        if not self.ports:
+            return [None if listener.unix_path else 0 for listener in self.listeners]
+        return [port.dropped() for _, port in self._of(self.listeners)]
+
+    def waiting(self, ports: Iterable[Port], slots: Iterable[int]) -> int:
+        """Return how many connections wait on these ports, and on these slots of the others."""
+        parting = list(ports)
+        staying = [port for port in self.ports if port not in parting]
+        return sum(port.waiting() for port in parting) + sum(
+            port.waiting(slot) for slot in slots for port in staying if slot < len(port.sockets)
+        )
 
     def shut(self) -> None:
         """Let no new connection begin; what is queued is still greeted."""
-        for unix in self._unix:
-            unix.unlink()
-        for sockets, listener in zip(self._sockets, self.listeners, strict=True):
-            if listener.unix_path is not None:
-                continue
-            for sock in sockets:
-                try:
-                    drop_syns(sock)
-                except OSError as error:
-                    _logger.warning("a socket could not be filtered: %s", error)
+        for port in self.ports:
+            port.shut()
 
     def close(self) -> None:
         """Close every socket, and remove the unix sockets' files: in the master."""
-        for unix in self._unix:
-            unix.unlink()
-        self.leave()
+        for port in self.ports:
+            port.close()
+        self.ports = []
 
     def leave(self, *, but: Collection[socket.socket] = ()) -> None:
         """Close every socket, save those in `but`, and leave the files: in a child."""
-        for sockets in self._sockets:
-            for sock in sockets:
-                if sock not in but:
-                    sock.close()
-        self._sockets = []
-        self._unix = []
+        for port in self.ports:
+            port.leave(but)
+        self.ports = []

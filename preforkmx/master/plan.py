@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from preforkmx.server import Server
     from preforkmx.session.listener import Listener
     from preforkmx.workers.loops import LoopName
+    from preforkmx.workers.privileges import Identity
     from preforkmx.workers.seat import WorkerSeat
+
+
+MOST_SLOTS = 1024
+"""Worker slots there are at most, as ``workers.count`` may say and TTIN may make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,11 @@ class Plan:
     :param drain_seconds: what sessions get to end in a drain.
     :param hang_seconds: a loop that is silent for so long is killed.
     :param max_sessions: open sessions of one worker; each takes a descriptor.
+    :param lame_duck_seconds: how long a final drain refuses health checks, and still serves
+        clients, before it takes no more connections.
+    :param recycle_after_messages: a worker that has taken about so many is replaced; 0: never.
+    :param identity: who every process but the master becomes; None: nobody else.
+    :param admin_address: HOST:PORT that the admin process serves; ``""``: there is none.
     """
 
     hostname: str
@@ -59,32 +69,18 @@ class Plan:
     max_sessions: int
     log_format: str
     log_level: str
+    lame_duck_seconds: float = 0.0
+    recycle_after_messages: int = 0
+    identity: Identity | None = None
+    admin_address: str = ""
 
 
 def restart_problems(old: Plan, new: Plan) -> list[str]:
-    """Return what in `new` a reload cannot bring: the sockets and slots belong to the master."""
+    """Return what in `new` a reload cannot bring: one store process serves all generations."""
     problems = []
-    if _held(new) != _held(old):
-        problems.append(
-            "a change of the listeners takes a restart, save one of proxy_from or xclient_from"
-        )
-    if new.count != old.count:
-        problems.append(
-            f"a change of workers.count takes a restart: {old.count} workers run, "
-            f"{new.count} are asked for"
-        )
     if new.store != old.store:
         problems.append("a change of state.url takes a restart")
+    if new.identity != old.identity:
+        # The store's socket and database are the old user's.
+        problems.append("a change of workers.user or workers.group takes a restart")
     return problems
-
-
-def _held(plan: Plan) -> list[tuple[object, ...]]:
-    """Return what the sockets are, and what is spoken on them.
-
-    While a reload brings in new workers, they and the old ones accept from the same sockets: a
-    client must not depend on whom it reaches. Whom to trust is each worker's own.
-    """
-    return [
-        (each.address, each.backlog, each.protocol, each.tls, each.proxy_protocol)
-        for each in plan.listeners
-    ]

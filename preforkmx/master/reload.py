@@ -3,6 +3,10 @@
 Slot by slot a new worker is forked on the slot's sockets and becomes ready beside the old
 one; both accept meanwhile. Only when the last of them is ready do the old ones retire. So a
 worker that cannot boot leaves the old generation as it was, in every slot, and never a mix.
+
+Listeners and slots may come and go with it (:mod:`preforkmx.master.changeover`). What comes
+lets nobody in before the last worker is ready. What goes lets nobody in from then on, and the
+old workers retire when they have greeted what was queued there.
 """
 
 from __future__ import annotations
@@ -11,19 +15,23 @@ import logging
 from typing import TYPE_CHECKING
 
 from preforkmx.errors import BootError, ConfigError, PreforkmxError
-from preforkmx.master.hiring import BOOT_SECONDS, CHECK_SECONDS, KILL_SECONDS
+from preforkmx.master.changeover import Changeover
+from preforkmx.master.errors import StartRefused
+from preforkmx.master.hiring import BOOT_SECONDS, CHECK_SECONDS
 from preforkmx.master.open_files import raise_open_files
 from preforkmx.master.plan import Plan, restart_problems
 from preforkmx.master.procedure import Steps, Wait
+from preforkmx.master.queues import emptied
+from preforkmx.master.resizing import make_room, warn_of_left
 from preforkmx.master.starting import REAP_SECONDS
 from preforkmx.workers.process import describe
-from preforkmx.workers.worker import ABORT_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from preforkmx.master.child import Child
     from preforkmx.master.hiring import Hiring
+    from preforkmx.master.listeners import ListenerSockets
     from preforkmx.master.pool import Pool
     from preforkmx.master.slot import Slot
 
@@ -41,6 +49,7 @@ class ReloadRefused(PreforkmxError):
 class Reload:
     """One reload.
 
+    :param sockets: the listeners' sockets.
     :param load: reads the configuration again; raises ConfigError with every problem.
     :param number: the new generation's.
     :param clock: seconds that only grow.
@@ -51,13 +60,16 @@ class Reload:
         self,
         pool: Pool,
         hiring: Hiring,
+        sockets: ListenerSockets,
         load: Callable[[], Plan],
+        *,
         number: int,
         clock: Callable[[], float],
     ) -> None:
         self._clock = clock
         self._pool = pool
         self._hiring = hiring
+        self._sockets = sockets
         self._load = load
         self._number = number
         self.problems: list[str] = ["the reload was broken off: the server is stopping"]
@@ -67,46 +79,49 @@ class Reload:
         pool = self._pool
         try:
             plan = self._read()
-            yield from self._check(plan)
+            change = Changeover(self._sockets, plan.listeners, plan.count)
+            problems = self._problems(plan, change)
+            problems += yield from self._check(plan)
+            if problems:
+                raise ReloadRefused(problems)
             yield from self._no_other_replacement()
             pool.reloading = True
-            for slot in pool.slots:
-                yield from self._install(slot, plan)
+            yield from self._install_all(plan, change)
+            yield from self._part(plan, change)
             self._commit(plan)
+            change.finish()
         except ReloadRefused as refusal:
             self.problems = refusal.problems
             for problem in self.problems:
                 _logger.error("the reload is refused: %s", problem)
-            if pool.reloading:
-                for slot in pool.slots:
-                    slot.dismiss_successor(pool.plan.drain_seconds)
         finally:
             pool.reloading = False
 
     def _read(self) -> Plan:
         try:
-            plan = self._load()
+            return self._load()
         except (ConfigError, BootError) as error:
             raise ReloadRefused(describe(error)) from error
         except Exception as error:
             _logger.exception("the configuration could not be read")
             raise ReloadRefused(describe(error)) from error
-        problems = restart_problems(self._pool.plan, plan)
-        files = raise_open_files(plan.max_sessions, plan.count * len(plan.listeners))
-        if files is not None:
-            problems.append(files)
-        if problems:
-            raise ReloadRefused(problems)
-        return plan
 
-    def _check(self, plan: Plan) -> Steps:
+    def _problems(self, plan: Plan, change: Changeover) -> list[str]:
+        problems = restart_problems(self._pool.plan, plan) + change.problems()
+        # The sockets of what goes are there until the end.
+        slots = max(plan.count, len(self._pool.slots))
+        files = raise_open_files(plan.max_sessions, slots * change.ports)
+        return problems if files is None else [*problems, files]
+
+    def _check(self, plan: Plan) -> Generator[Wait, bool, list[str]]:
         checker = self._fork(lambda: self._hiring.checker(plan, self._number))
         try:
             yield Wait(lambda: not checker.alive, seconds=CHECK_SECONDS + REAP_SECONDS)
         finally:
             checker.kill()
         if checker.problems or checker.status != 0:
-            raise ReloadRefused(checker.problems or [f"the checker failed: {checker.end}"])
+            return checker.problems or [f"the checker failed: {checker.end}"]
+        return []
 
     def _no_other_replacement(self) -> Steps:
         """Wait until no worker is being replaced for another reason."""
@@ -119,17 +134,31 @@ class Reload:
         ):
             raise ReloadRefused(["a worker that asked to be replaced still waits for it"])
 
+    def _install_all(self, plan: Plan, change: Changeover) -> Steps:
+        """Have a new worker beside the old one in every slot; undo all of it if one fails."""
+        pool = self._pool
+        earlier = len(pool.slots)
+        try:
+            change.prepare()
+        except StartRefused as refusal:
+            raise ReloadRefused([str(refusal)]) from refusal
+        try:
+            for index in range(plan.count):
+                if index == len(pool.slots):
+                    # Nobody is led there before the new generation serves.
+                    pool.add_slot().leaving = True
+                yield from self._install(pool.slots[index], plan)
+        except ReloadRefused:
+            while len(pool.slots) > earlier:
+                pool.drop_slot()
+            for slot in pool.slots:
+                slot.dismiss_successor(pool.plan.drain_seconds)
+            change.undo()
+            raise
+
     def _install(self, slot: Slot, plan: Plan) -> Steps:
-        if slot.retired:
-            # A slot has two processes at most: who still drains from an earlier reload ends
-            # its idle sessions now, and gets the deadline of a drain for the others.
-            seconds = self._pool.plan.drain_seconds
-            for child in slot.retired:
-                child.drain(seconds)
-                child.kill_by(self._clock() + seconds + ABORT_SECONDS + KILL_SECONDS)
-            wait = seconds + ABORT_SECONDS + KILL_SECONDS + REAP_SECONDS
-            if not (yield Wait(lambda: not slot.retired, seconds=wait)):
-                raise ReloadRefused([f"slot {slot.index} still has a process that cannot be ended"])
+        if not (yield from make_room(slot, self._pool.plan.drain_seconds, self._clock)):
+            raise ReloadRefused([f"slot {slot.index} still has a process that cannot be ended"])
         child = self._fork(lambda: self._pool.hire(slot, plan, self._number))
         slot.successor = child
         yield Wait(
@@ -141,6 +170,16 @@ class Reload:
             raise ReloadRefused(
                 broken.problems or [f"{broken.name} could not be started: {broken.end}"]
             )
+
+    def _part(self, plan: Plan, change: Changeover) -> Steps:
+        """Open what is new, and empty the queues of what goes: there is no way back."""
+        change.open()
+        for slot in self._pool.slots:
+            slot.leaving = slot.index is not None and slot.index >= plan.count
+        if change.part():
+            left = yield from emptied(change.waiting, self._clock)
+            if left:
+                warn_of_left(left)
 
     def _broken(self) -> Child | None:
         """Return a worker of the new generation that is gone."""
@@ -159,6 +198,8 @@ class Reload:
         pool = self._pool
         seconds = pool.plan.drain_seconds
         pool.plan, pool.generation = plan, self._number
+        while len(pool.slots) > plan.count:
+            pool.drop_slot()
         for slot in pool.slots:
             slot.promote(seconds)
             slot.backoff.reset()

@@ -12,6 +12,10 @@ from pathlib import Path
 from preforkmx.master.errors import StartRefused
 
 _SO_ATTACH_FILTER = 26
+_SO_DETACH_FILTER = 27
+_SO_MEMINFO = 55
+_MEMINFO_OCTETS = 36
+_DROPS_OFFSET = 32
 _TCP_INFO = 11
 _TCP_INFO_OCTETS = 104
 _UNACKED_OFFSET = 24
@@ -120,6 +124,26 @@ def drop_syns(sock: socket.socket) -> None:
     buffer = ctypes.create_string_buffer(program, len(program))
     argument = struct.pack("HP", len(_DROP_SYNS), ctypes.addressof(buffer))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, argument)
+
+
+def accept_syns(sock: socket.socket) -> None:
+    """Undo :func:`drop_syns`."""
+    sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+
+
+def dropped_segments(sock: socket.socket) -> int:
+    """Return how many segments a listening socket threw away since it was made.
+
+    These are SYNs and last steps of handshakes that found its queue full, each counted again
+    when the client repeats it, and what a filter dropped (``SK_MEMINFO_DROPS``). 0 where the
+    kernel does not say.
+    """
+    try:
+        info = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO_OCTETS)
+        dropped: int = struct.unpack_from("I", info, _DROPS_OFFSET)[0]
+    except (OSError, struct.error):
+        return 0
+    return dropped
 
 
 def queue_length(sock: socket.socket) -> int:

@@ -44,8 +44,11 @@ def _listeners(holdings: Holdings) -> list[Status]:
             "tls": listener.tls,
             "proxy_protocol": listener.proxy_protocol,
             "queued": queued,
+            "dropped": dropped,
         }
-        for listener, queued in zip(listeners.listeners, listeners.queued(), strict=True)
+        for listener, queued, dropped in zip(
+            listeners.listeners, listeners.queued(), listeners.dropped(), strict=True
+        )
     ]
 
 
@@ -57,6 +60,8 @@ def _workers(pool: Pool) -> list[Status]:
         workers += [{"slot": slot.index, **_worker(child)} for child in children]
         if slot.holder is None and slot.successor is None and pool.refills:
             workers.append({"slot": slot.index, **_NOBODY, "generation": pool.generation})
+    for slot in pool.former:
+        workers += [{"slot": slot.index, **_worker(child)} for child in slot if child.alive]
     return workers
 
 

@@ -20,11 +20,14 @@ from preforkmx.master.hiring import Hiring
 from preforkmx.master.holdings import Holdings
 from preforkmx.master.leaving import drain, fast_stop
 from preforkmx.master.open_files import raise_open_files
+from preforkmx.master.plan import MOST_SLOTS
 from preforkmx.master.pool import Pool
 from preforkmx.master.procedure import Procedure, Steps
 from preforkmx.master.reload import Reload
+from preforkmx.master.resizing import one_less, one_more
 from preforkmx.master.starting import EXIT_BOOT, EXIT_REFUSED, Start
 from preforkmx.master.status import status_document
+from preforkmx.master.steering import Steering
 from preforkmx.observe.log import LogWriter, configure_logging
 from preforkmx.workers.checker import EXIT_CONFIGURATION
 from preforkmx.workers.loops import loop_factory
@@ -74,6 +77,8 @@ class Master:
         self._reload: Reload | None = None
         self._reload_wanted = False
         self._reload_number = 1
+        self._slots_wanted = 0
+        """How many slots more there shall be than there are, or fewer."""
         self._waiting_now: list[ControlConnection] = []
         self._waiting_next: list[ControlConnection] = []
         # Made in run().
@@ -128,7 +133,9 @@ class Master:
         holdings = self._holdings
         holdings.reactor.watch(holdings.inbox, self._take_signals)
         self._hiring = Hiring(holdings)
-        self._pool = Pool(self._plan, self._hiring, self._clock)
+        self._pool = Pool(
+            self._plan, self._hiring, self._clock, Steering(holdings.listeners.groups).steer
+        )
         gc.collect()
         self._start = Start(self._pool, self._hiring, holdings, self._clock)
         self._procedure = Procedure(self._start.steps(), self._clock)
@@ -195,6 +202,7 @@ class Master:
         if self._reload is not None:
             self._answer_reload()
         self._reload_if_wanted()
+        self._resize_if_wanted()
 
     def _replace_procedure(self, steps: Steps) -> None:
         if self._procedure is not None:
@@ -226,6 +234,8 @@ class Master:
                 connection.answer({"ok": False, "problems": ["the server is stopping"]})
             return
         self._reload_wanted = True
+        # What the configuration says counts, and not what was asked for before.
+        self._slots_wanted = 0
         if connection is not None:
             self._waiting_next.append(connection)
         if self._procedure is None:
@@ -240,7 +250,12 @@ class Master:
         self._state = "reloading"
         _logger.info("reloading: generation %d", self._reload_number)
         self._reload = Reload(
-            self._pool, self._hiring, self._load, self._reload_number, self._clock
+            self._pool,
+            self._hiring,
+            self._holdings.listeners,
+            self._load,
+            number=self._reload_number,
+            clock=self._clock,
         )
         self._procedure = Procedure(self._reload.steps(), self._clock)
 
@@ -261,9 +276,28 @@ class Master:
 
     def _refuse_reloads(self) -> None:
         self._reload_wanted = False
+        self._slots_wanted = 0
         waiting, self._waiting_next = self._waiting_next, []
         for connection in waiting:
             connection.answer({"ok": False, "problems": ["the server is stopping"]})
+
+    # Slots.
+
+    def _want_slots(self, more: int) -> None:
+        """Have a slot more, or one less with -1, after what is under way."""
+        if self._state == "draining":
+            return
+        self._slots_wanted = max(-MOST_SLOTS, min(self._slots_wanted + more, MOST_SLOTS))
+        if self._procedure is None:
+            self._resize_if_wanted()
+
+    def _resize_if_wanted(self) -> None:
+        if self._procedure is not None or self._slots_wanted == 0:
+            return
+        change, step = (one_more, 1) if self._slots_wanted > 0 else (one_less, -1)
+        self._slots_wanted -= step
+        steps = change(self._pool, self._holdings.listeners, self._clock)
+        self._procedure = Procedure(steps, self._clock)
 
     # Orders.
 
@@ -282,6 +316,9 @@ class Master:
             elif number == signal.SIGHUP:
                 _logger.info("SIGHUP")
                 self._want_reload(None)
+            elif number in (signal.SIGTTIN, signal.SIGTTOU):
+                _logger.info("%s", number.name)
+                self._want_slots(1 if number == signal.SIGTTIN else -1)
             else:
                 _logger.warning("%s means nothing to this master", number.name)
 

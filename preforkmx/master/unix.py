@@ -9,6 +9,7 @@ closes its copy.
 
 from __future__ import annotations
 
+import logging
 import socket
 from typing import TYPE_CHECKING
 
@@ -22,17 +23,20 @@ MODE = 0o666
 """The sockets' mode: mail servers and proxies run as users of their own. Who may connect is
 said by the folder, as a port of loopback cannot say it."""
 
+_logger = logging.getLogger("preforkmx.master")
+
 
 class UnixSocket:
     """A unix socket that listens, and its file.
 
+    :param mode: the file's; 0 lets nobody but root in before :meth:`admit`.
     :raises StartRefused: somebody listens there, or the path cannot be bound.
     """
 
-    def __init__(self, path: Path, backlog: int) -> None:
+    def __init__(self, path: Path, backlog: int, mode: int = MODE) -> None:
         refuse_live(path)
         self._path = path
-        self.socket = bind_unix(path, MODE)
+        self.socket = bind_unix(path, mode)
         try:
             self._file = _identity(path)
             self.socket.listen(backlog)
@@ -40,6 +44,14 @@ class UnixSocket:
             self.socket.close()
             path.unlink(missing_ok=True)
             raise StartRefused(f"unix:{path} cannot be listened on: {error.strerror}") from error
+
+    def admit(self) -> None:
+        """Let everybody connect who may enter the folder."""
+        try:
+            if _identity(self._path) == self._file:
+                self._path.chmod(MODE)
+        except OSError as error:
+            _logger.warning("clients cannot be let in at unix:%s: %s", self._path, error.strerror)
 
     def unlink(self) -> None:
         """Remove the file, unless it is gone, or another server's by now."""

@@ -357,6 +357,7 @@ def test_the_status_document_says_what_runs(start: Callable[..., Site], tmp_path
             "tls": "starttls",
             "proxy_protocol": False,
             "queued": 0,
+            "dropped": 0,
         }
     ]
     assert [worker["slot"] for worker in status["workers"]] == [0, 1, 2]
@@ -846,8 +847,7 @@ def test_the_next_reload_ends_the_idle_sessions_of_those_who_still_drain(
             {"boot_failure_in_slot": 1, "boot_failure": "no such certificate"},
             "no such certificate",
         ),
-        ({"listeners": ["127.0.0.1:0", "127.0.0.1:0"]}, "takes a restart"),
-        ({"count": 3}, "takes a restart"),
+        ({"listeners": ["192.0.2.1:2525"]}, "does not have that address"),
         ({"store": "/nowhere"}, "takes a restart"),
         ({"max_sessions": 10**9}, "workers.max_sessions = 1000000000 needs"),
     ],

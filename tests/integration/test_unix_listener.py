@@ -108,6 +108,7 @@ def test_a_message_is_delivered_over_a_unix_socket(tmp_path, path):
             "tls": "starttls",
             "proxy_protocol": False,
             "queued": None,
+            "dropped": None,
         }
         with Client(path) as client:
             assert client.reply().startswith("220 mx.example.com")

@@ -10,23 +10,26 @@ from test_plan import PLAN
 from test_pool import Agency, Process
 
 from preforkmx.errors import ConfigError
+from preforkmx.master.listeners import ListenerSockets
 from preforkmx.master.pool import Pool
 from preforkmx.master.procedure import Procedure
 from preforkmx.master.reload import Reload
+from preforkmx.session.listener import Listener
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from preforkmx.master.hiring import Hiring
     from preforkmx.master.plan import Plan
 
-OLD = replace(PLAN, store=None)
+OLD = replace(PLAN, store=None, listeners=(Listener("127.0.0.1:0"),))
 NEW = replace(OLD, hostname="mx2.example.com")
 
 
 class Worker(Process):
     """A worker that also hears what a reload says to those that still drain."""
 
+    hung = False
     kill_at: float | None = None
     status: int | None = 0
 
@@ -62,6 +65,8 @@ class Plant:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.sockets = ListenerSockets(OLD.listeners, OLD.count)
+        self.sockets.open()
         self.agency = Recruiter()
         self.pool = Pool(OLD, cast("Hiring", self.agency), lambda: self.now)
         for slot in self.pool.slots:
@@ -75,7 +80,9 @@ class Plant:
     def begin(self, load: Callable[[], Plan] = lambda: NEW) -> Procedure:
         """Begin a reload."""
         hiring = cast("Hiring", self.agency)
-        self.reload = Reload(self.pool, hiring, load, 2, lambda: self.now)
+        self.reload = Reload(
+            self.pool, hiring, self.sockets, load, number=2, clock=lambda: self.now
+        )
         procedure = Procedure(self.reload.steps(), lambda: self.now)
         procedure.advance()
         return procedure
@@ -96,8 +103,10 @@ class Plant:
 
 
 @pytest.fixture
-def plant() -> Plant:
-    return Plant()
+def plant() -> Iterator[Plant]:
+    plant = Plant()
+    yield plant
+    plant.sockets.close()
 
 
 def test_the_old_ones_retire_when_the_last_new_one_is_ready(plant: Plant) -> None:

@@ -1,0 +1,110 @@
+"""Resizing: one worker slot more (TTIN), one slot less (TTOU).
+
+The slot that comes gets its sockets first, on which nobody is led before its worker is ready.
+The slot that goes is always the highest: the kernel moves the last socket of a group into the
+place of one that is closed, and a slot's number is its place in the group.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from preforkmx.errors import BootError
+from preforkmx.master.errors import StartRefused
+from preforkmx.master.hiring import BOOT_SECONDS, KILL_SECONDS
+from preforkmx.master.open_files import raise_open_files
+from preforkmx.master.plan import MOST_SLOTS
+from preforkmx.master.procedure import Steps, Wait
+from preforkmx.master.queues import LONGEST_SECONDS, emptied
+from preforkmx.master.starting import REAP_SECONDS
+from preforkmx.workers.worker import ABORT_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from preforkmx.master.listeners import ListenerSockets
+    from preforkmx.master.pool import Pool
+    from preforkmx.master.slot import Slot
+
+_logger = logging.getLogger("preforkmx.master")
+
+
+def one_more(pool: Pool, sockets: ListenerSockets, clock: Callable[[], float]) -> Steps:
+    """Add a slot; a worker that cannot boot takes it away again."""
+    count = len(pool.slots) + 1
+    if count > MOST_SLOTS:
+        _logger.warning("there are %d workers, and more there may not be", MOST_SLOTS)
+        return
+    plan = replace(pool.plan, count=count)
+    problem = raise_open_files(plan.max_sessions, count * len(sockets.ports))
+    if problem is not None:
+        _logger.error("no worker is added: %s", problem)
+        return
+    try:
+        sockets.grow(sockets.ports)
+    except StartRefused as refusal:
+        _logger.error("no worker is added: %s", refusal)
+        return
+    slot = pool.add_slot()
+    if (yield from make_room(slot, pool.plan.drain_seconds, clock)):
+        try:
+            child = pool.hire(slot, plan)
+        except (OSError, BootError) as error:
+            _logger.error("no process could be forked: %s", error)
+        else:
+            slot.successor = child
+            yield Wait(
+                lambda: slot.holder is child or not child.alive,
+                seconds=BOOT_SECONDS + REAP_SECONDS,
+            )
+            if slot.holder is child:
+                pool.plan = plan
+                _logger.info("there are %d workers", count)
+                return
+            for text in child.problems or [child.end]:
+                _logger.error("%s could not be started: %s", child.name, text)
+    _logger.error("no worker is added: there are %d, as before", count - 1)
+    pool.drop_slot()
+    sockets.shrink()
+
+
+def one_less(pool: Pool, sockets: ListenerSockets, clock: Callable[[], float]) -> Steps:
+    """Let the highest slot go, once what is queued in it has been greeted."""
+    if len(pool.slots) <= 1:
+        _logger.warning("there is one worker, and fewer there may not be")
+        return
+    slot = pool.slots[-1]
+    assert slot.index is not None
+    index = slot.index
+    slot.leaving = True
+    left = yield from emptied(lambda: sockets.waiting([], [index]), clock)
+    if left:
+        warn_of_left(left)
+    pool.drop_slot()
+    sockets.shrink()
+    pool.plan = replace(pool.plan, count=len(pool.slots))
+    _logger.info("there are %d workers", len(pool.slots))
+
+
+def warn_of_left(left: int) -> None:
+    """Say that connections are lost that no worker accepted."""
+    _logger.warning("%d connections were queued and not accepted for %g s", left, LONGEST_SECONDS)
+
+
+def make_room(
+    slot: Slot, seconds: float, clock: Callable[[], float]
+) -> Generator[Wait, bool, bool]:
+    """Wait until a slot has nobody who still drains; return whether that is so.
+
+    Who does ends its idle sessions now, and gets `seconds` for the others. So processes never
+    pile up in a slot.
+    """
+    if not slot.retired:
+        return True
+    for child in slot.retired:
+        child.drain(seconds)
+        child.kill_by(clock() + seconds + ABORT_SECONDS + KILL_SECONDS)
+    wait = seconds + ABORT_SECONDS + KILL_SECONDS + REAP_SECONDS
+    return (yield Wait(lambda: not slot.retired, seconds=wait))
