@@ -14,7 +14,7 @@ from preforkmx.context import Context
 from preforkmx.errors import SMTPError, StoreUnavailable
 from preforkmx.middleware import check_recipient
 from preforkmx.middleware.greylist import ALLOWED_SECONDS, MAX_ALLOWED, Greylist
-from preforkmx.model import Envelope, Peer
+from preforkmx.model import Envelope, Peer, ProxyInfo
 from preforkmx.state.local import LocalStore
 
 SENDER = "joe@example.com"
@@ -264,3 +264,15 @@ def test_a_check_may_be_lifted_alone_and_needs_no_store():
 def test_durations_that_make_no_sense_are_a_mistake():
     with pytest.raises(ValueError):
         Greylist(delay=600, window=300)
+
+
+def test_a_balancer_s_health_check_is_not_greylisted(greylist, store):
+    check = PEER._replace(proxy=ProxyInfo(2, local=True))
+    rcpt(greylist, peer=check)
+    assert data(greylist, rcpt(greylist, sender="", peer=check), sender="", peer=check) == MESSAGE
+    assert store.asked == 0
+
+
+def test_who_came_through_a_balancer_is_greylisted(greylist):
+    for proxy in (ProxyInfo(1), ProxyInfo(2, source=(ip_address("192.0.2.1"), 40000))):
+        assert deferred(rcpt, greylist, peer=PEER._replace(proxy=proxy)).startswith("451 ")

@@ -12,7 +12,7 @@ from preforkmx.context import Context
 from preforkmx.errors import SMTPError, StoreUnavailable
 from preforkmx.middleware import check_connection
 from preforkmx.middleware.rate_limit import ip_rate_limit, rate_limit
-from preforkmx.model import Peer
+from preforkmx.model import Peer, ProxyInfo
 from preforkmx.state.decisions import Rate
 from preforkmx.state.local import LocalStore
 
@@ -65,10 +65,11 @@ def peer(address):
     )
 
 
-def connect(middleware, address="192.0.2.1", ctx=None):
+def connect(middleware, address="192.0.2.1", ctx=None, proxy=None):
     """Run check_connection as a session does; return the Context that the session goes on with."""
     ctx = ctx if ctx is not None else Context()
-    returned = asyncio.run(middleware.check_connection(ctx, peer(address)))
+    client = peer(address)._replace(proxy=proxy)
+    returned = asyncio.run(middleware.check_connection(ctx, client))
     return returned if returned is not None else ctx
 
 
@@ -209,6 +210,73 @@ def test_allowed_networks_and_unix_sockets_have_no_limit(store, clock):
     refusal(limited, "198.51.100.1")
 
 
+HEALTH_CHECK = ProxyInfo(2, local=True)
+PROXIED = ProxyInfo(2, source=(ip_address("192.0.2.1"), 40000))
+
+
+def test_a_balancer_s_health_check_has_no_limit(store, clock):
+    limited = rate_limit(store, connections=Rate(1, 100.0, 1), concurrent=1, clock=clock)
+    for _ in range(5):
+        ctx = connect(limited, proxy=HEALTH_CHECK)
+        disconnect(limited, ctx)
+    assert (store.asked, store.limits.leases) == (0, 0)
+    # Who came through the balancer is no health check, nor is who came without addresses.
+    connect(limited, proxy=PROXIED)
+    refusal(limited)
+    connect(limited, "198.51.100.1", proxy=ProxyInfo(1))
+    refusal(limited, "198.51.100.1")
+
+
+def test_a_health_check_passes_while_its_address_is_blocked(store, clock):
+    limited = rate_limit(store, connections=Rate(1, 100.0, 1), clock=clock)
+    connect(limited)
+    refusal(limited)
+    connect(limited, proxy=HEALTH_CHECK)
+
+
+def test_a_second_check_without_a_limit_gives_the_first_lease_back(store, clock):
+    limited = rate_limit(store, concurrent=1, allow=[ip_network("198.51.100.0/24")], clock=clock)
+    ctx = connect(limited, "192.0.2.1")
+    ctx = connect(limited, "198.51.100.1", ctx)
+    assert store.limits.leases == 0
+    # Once: what the session had is somebody else's by now.
+    other = connect(limited, "192.0.2.1")
+    disconnect(limited, ctx, "198.51.100.1")
+    assert store.limits.leases == 1
+    disconnect(limited, other)
+    assert store.limits.leases == 0
+
+
+def test_a_second_check_may_be_the_first_with_a_limit(store, clock):
+    limited = rate_limit(store, concurrent=1, allow=[ip_network("198.51.100.0/24")], clock=clock)
+    ctx = connect(limited, "192.0.2.1", connect(limited, "198.51.100.1"))
+    assert store.limits.leases == 1
+    disconnect(limited, ctx)
+    assert store.limits.leases == 0
+
+
+def test_a_second_check_that_is_refused_keeps_the_lease_until_the_session_ends(store, clock):
+    limited = rate_limit(store, concurrent=1, clock=clock)
+    taken = connect(limited, "198.51.100.1")
+    ctx = connect(limited, "192.0.2.1")
+    with pytest.raises(SMTPError):
+        connect(limited, "198.51.100.1", ctx)
+    assert store.limits.leases == 2
+    disconnect(limited, ctx, "198.51.100.1")
+    assert store.limits.leases == 1
+    disconnect(limited, taken, "198.51.100.1")
+    assert store.limits.leases == 0
+
+
+def test_a_second_check_of_the_same_host_needs_a_place_of_its_own(store, clock):
+    limited = rate_limit(store, concurrent=2, clock=clock)
+    ctx = connect(limited)
+    ctx = connect(limited, ctx=ctx)
+    assert store.limits.leases == 1
+    disconnect(limited, ctx)
+    assert store.limits.leases == 0
+
+
 def test_limits_never_fail_closed(store, clock):
     limited = rate_limit(store, connections=Rate(1, 100.0, 1), concurrent=1, clock=clock)
     store.away = True
@@ -256,3 +324,13 @@ def test_a_lifted_check_does_not_fail_closed(store, clock):
 def test_a_rate_that_makes_no_sense_is_a_mistake(rate, burst):
     with pytest.raises(ValueError):
         ip_rate_limit(rate, burst)
+
+
+def test_a_lifted_check_lets_a_health_check_pass(store, clock):
+    limited = check_connection(ip_rate_limit(rate=1, burst=1, store=store, clock=clock))
+    for _ in range(5):
+        connect(limited, proxy=HEALTH_CHECK)
+    assert store.asked == 0
+    connect(limited, proxy=PROXIED)
+    refusal(limited)
+    connect(limited, proxy=HEALTH_CHECK)
