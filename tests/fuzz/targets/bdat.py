@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from dialogues.caller import Caller
 from inputs import Choices, pieces
 
+from preforkmx.protocol.events import Chunk, Event
 from preforkmx.protocol.settings import Settings
 
 TOKENS = (
@@ -32,6 +33,16 @@ LIMIT = 60
 SENDER = "a@example.org"
 RECIPIENT = "b@example.com"
 SETTINGS = Settings(hostname="mx.example.com", message_size=LIMIT, recipients=3, errors=10_000)
+
+
+class Strict(Caller):
+    """Gets octets of a message in a transaction only, and none above the limit."""
+
+    def _answer(self, event: Event) -> None:
+        super()._answer(event)
+        if type(event) is Chunk:
+            assert self._recipients
+            assert sum(map(len, self._body)) <= LIMIT
 
 
 @dataclass
@@ -175,8 +186,8 @@ def _step(model: Model, choices: Choices) -> None:
                 model.end(501)
 
 
-def _talk(cuts: list[bytes]) -> Caller:
-    caller = Caller(SETTINGS)
+def _talk(cuts: list[bytes]) -> Strict:
+    caller = Strict(SETTINGS)
     caller.connect()
     for piece in cuts:
         if caller.core.closed:

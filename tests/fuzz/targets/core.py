@@ -11,6 +11,7 @@ from inputs import Choices, pieces
 from preforkmx.protocol.events import Closing, Foreign, StartTLS
 from preforkmx.protocol.paths import is_printable
 from preforkmx.protocol.settings import Settings
+from targets.hops import reference as hops_in
 
 TOKENS = (
     *streams.GREETINGS,
@@ -51,6 +52,7 @@ def check(data: bytes) -> str:
     for _, recipients, body in caller.delivered:
         assert 1 <= len(recipients) <= 3
         assert len(body) <= 120
+        assert hops_in(body) <= 2
     return _outcome(caller, listener, started=started)
 
 
