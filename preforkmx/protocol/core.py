@@ -33,7 +33,7 @@ from preforkmx.protocol.events import (
 )
 from preforkmx.protocol.framing import LINE_LIMIT, Trouble
 from preforkmx.protocol.message import Data
-from preforkmx.protocol.order import LAST_IN_FLIGHT, LMTP_REPLIES, TABLE, WORK, State, Verb
+from preforkmx.protocol.order import LAST_IN_FLIGHT, WORK, State, Verb
 from preforkmx.protocol.patience import Patience
 from preforkmx.protocol.replies import Reply
 from preforkmx.protocol.sasl import RESPONSE_LIMIT
@@ -107,6 +107,7 @@ class Core(Endpoint):
         "smtputf8",
         "state",
         "tls",
+        "transactions",
     )
 
     def __init__(
@@ -131,6 +132,8 @@ class Core(Endpoint):
         self._closing: Reply | None = None
         self.recipients = 0
         """Of this transaction, accepted."""
+        self.transactions = 0
+        """MAIL commands that were accepted."""
         self.smtputf8 = False
         """MAIL asked for it."""
         self.binarymime = False
@@ -192,7 +195,7 @@ class Core(Endpoint):
             self.write(reply or replies.RECIPIENT_OK)
         elif verb is _MAIL:
             self.recipients = 0
-            self.patience.transactions += 1
+            self.transactions += 1
             self.write(reply or replies.SENDER_OK)
         elif verb is _DATA:
             self._data = Data(self.settings)
@@ -419,27 +422,27 @@ class Core(Endpoint):
         ):
             self.write(self.last_call)
             return None
-        known = self._commands.get(word) or self._commands.get(word.upper())
+        known = self._commands[self.state]
+        command = known.get(word) or known.get(word.upper())
         if self.trace is not None:
-            self.trace("C", commands.redact(line, known=known is not None))
-        if known is None:
+            self.trace("C", commands.redact(line, known=command is not None))
+        if command is None:
             return self._unknown(word)
-        verb, parse = known
+        verb, parse, works, after = command
         if self._strict and self._framer.buffered and self._sends_too_early(verb):
             self._refuse(replies.SENT_TOO_EARLY, verb)
             return None
-        if verb not in WORK and self.patience.idle():
+        if not works and self.patience.idle():
             self._refuse(replies.TOO_MANY_COMMANDS, verb)
             return None
-        after = TABLE[self.state][verb]
         # RFC 5321 section 4.1.1 asks to tolerate white space before the CRLF.
         argument = argument.rstrip(b" \t")
         if verb is _BDAT:
             return self._bdat(argument, after)
-        if type(after) is not State:
-            self._refuse(self._table_reply(after), verb)
+        if type(after) is Reply:
+            self._refuse(after, verb)
             return None
-        self._after = after
+        self._after = after  # type: ignore[assignment]
         event = parse(self, argument)
         if type(event) is Reply:
             self._refuse(event, verb)
@@ -466,10 +469,6 @@ class Core(Endpoint):
         """
         return verb in LAST_IN_FLIGHT or not self.extended
 
-    def _table_reply(self, reply: State | Reply) -> Reply:
-        assert type(reply) is Reply
-        return LMTP_REPLIES.get(reply, reply) if self.settings.lmtp else reply
-
     def _bdat(self, argument: bytes, after: State | Reply) -> Event | None:
         """Take BDAT. The octets behind it are never commands, whatever is wrong with it."""
         chunk = parse_chunk(argument)
@@ -483,14 +482,14 @@ class Core(Endpoint):
         size, last = chunk
         if not self.settings.chunking:
             after = replies.NOT_IMPLEMENTED
-        if type(after) is not State:
-            transfer.failure = self._table_reply(after)
+        if isinstance(after, Reply):
+            transfer.failure = after
         transfer.begin(size, last=last)
         if transfer.too_large_to_read:
             self._refuse(replies.TOO_LARGE_TO_READ)
             return None
         self._transfer = transfer
-        if type(after) is not State:
+        if isinstance(after, Reply):
             # RFC 3030 section 2: the chunk is read, and thrown away.
             self._after = self.state
             self.state = State.SKIP

@@ -12,19 +12,17 @@ if TYPE_CHECKING:
 
 
 class Patience:
-    """Counts a session's errors, idle commands and transactions against their limits.
+    """Counts a session's errors and idle commands against their limits.
 
     A delivered message sets errors and idle commands back.
     """
 
-    __slots__ = ("_errors", "_idle", "_settings", "refusals", "transactions")
+    __slots__ = ("_errors", "_idle", "_settings", "refusals")
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._errors = 0
         self._idle = 0
-        self.transactions = 0
-        """MAIL commands that were accepted."""
         self.refusals = 0
         """Commands that were refused, by whomever."""
 
@@ -48,11 +46,6 @@ class Patience:
         if counts_as_idle and self.idle() and not reply.close:
             return replies.TOO_MANY_COMMANDS
         return reply
-
-    @property
-    def no_more_transactions(self) -> bool:
-        """The session had all the transactions that it may have."""
-        return 0 < self._settings.transactions <= self.transactions
 
     def delivered(self) -> None:
         """A message was accepted."""

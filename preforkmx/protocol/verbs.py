@@ -5,13 +5,13 @@ A command whose answer needs nobody's decision is answered here, and gives None.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from preforkmx.protocol import commands, replies, xclient
 from preforkmx.protocol.events import Data, Event, Forwarded, Mail, Quit, Rcpt, Reset, StartTLS
 from preforkmx.protocol.extensions import auth_offered
-from preforkmx.protocol.order import State, Verb
+from preforkmx.protocol.order import LMTP_REPLIES, TABLE, WORK, State, Verb
 from preforkmx.protocol.replies import Reply
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ def _other_greeting(core: Core, _argument: bytes) -> Event | Reply | None:
 
 
 def _mail(core: Core, argument: bytes) -> Event | Reply | None:
-    settings = core.settings
-    if core.patience.no_more_transactions:
+    if 0 < core.settings.transactions <= core.transactions:
         return replies.TOO_MANY_TRANSACTIONS
-    event = commands.mail(argument, settings, tls=core.tls)
-    if isinstance(event, Mail):
-        core.smtputf8 = event.parameters.smtputf8
-        core.binarymime = event.parameters.body == "BINARYMIME"
+    event = commands.mail(argument, core.settings, tls=core.tls)
+    if type(event) is Mail:
+        parameters = event.parameters
+        core.smtputf8 = parameters.smtputf8
+        core.binarymime = parameters.body == "BINARYMIME"
     return event
 
 
@@ -123,6 +123,38 @@ Parse = Callable[["Core", bytes], Event | Reply | None]
 """``(core, argument)``: called when the table of the order lets the command come."""
 Commands = dict[bytes, tuple[Verb, Parse]]
 
+
+class Command(NamedTuple):
+    """A command, as it is in one state of a session."""
+
+    verb: Verb
+    parse: Parse
+    works: bool
+    """It brings a message nearer (:data:`~preforkmx.protocol.order.WORK`)."""
+    after: State | Reply
+    """The state after it, or the reply that refuses it here."""
+
+
+def _in_every_state(
+    commands: Commands, replies: Mapping[Reply, Reply]
+) -> dict[State, dict[bytes, Command]]:
+    """Join the verbs with the table of the order: one look-up tells all of a command.
+
+    :param replies: what the table's refusals are in this protocol, where they differ.
+    """
+    return {
+        state: {
+            word: Command(verb, parse, verb in WORK, _refusal(row[verb], replies))
+            for word, (verb, parse) in commands.items()
+        }
+        for state, row in TABLE.items()
+    }
+
+
+def _refusal(after: State | Reply, replies: Mapping[Reply, Reply]) -> State | Reply:
+    return replies.get(after, after) if type(after) is Reply else after
+
+
 _SHARED: Commands = {
     b"MAIL": (Verb.MAIL, _mail),
     b"RCPT": (Verb.RCPT, _rcpt),
@@ -139,13 +171,18 @@ _SHARED: Commands = {
     b"AUTH": (Verb.AUTH, _auth),
     b"XCLIENT": (Verb.XCLIENT, _xclient),
 }
-SMTP: Commands = _SHARED | {
+_SMTP: Commands = _SHARED | {
     b"HELO": (Verb.HELO, _helo),
     b"EHLO": (Verb.EHLO, _ehlo),
     b"LHLO": (Verb.EHLO, _other_greeting),
 }
-LMTP: Commands = _SHARED | {
+_LMTP: Commands = _SHARED | {
     b"LHLO": (Verb.EHLO, _ehlo),
     b"HELO": (Verb.HELO, _other_greeting),
     b"EHLO": (Verb.EHLO, _other_greeting),
 }
+
+SMTP = _in_every_state(_SMTP, {})
+"""The commands of SMTP, by state and by word in upper case."""
+LMTP = _in_every_state(_LMTP, LMTP_REPLIES)
+"""The commands of LMTP."""
