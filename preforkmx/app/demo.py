@@ -91,7 +91,10 @@ def announcement(loaded: Loaded, status: Mapping[str, Any]) -> str:
     delivery = loaded.config.delivery
     if isinstance(delivery, Maildir):
         lines.append(f"  mail        {_nearby(delivery.path)}/<domain>/<local part>/new/")
-    lines += [f"  status      {program()} status", "  stop        Control-C", ""]
+    lines.append(f"  status      {program()} status")
+    if status["admin"]["address"]:
+        lines.append(f"  metrics     http://{status['admin']['address']}/metrics")
+    lines += ["  stop        Control-C", ""]
     plain = [listener for listener in listeners if _takes_plain_smtp(listener)]
     # An application may take mail for nobody that this could name.
     if plain and delivery is not None:

@@ -75,6 +75,9 @@ def _lines(document: dict[str, Any], now: dt.datetime) -> Iterator[str]:
     yield ""
     store = document["store"]
     yield f"store {store['url']} is {store['state']}"
+    if document["admin"]["address"]:
+        admin = document["admin"]
+        yield f"admin process http://{admin['address']} is {admin['state']}"
     yield ""
     counted = [(name.replace("_", " "), count) for name, count in document["totals"].items()]
     yield from _table(("SINCE THE START", "COUNT"), counted)

@@ -150,8 +150,8 @@ class Child:
         """Answer its question."""
         if self.asks is None:
             return
-        for message in cut(document, self.asks):
-            self.channel.post(**message)
+        for kind, values in cut(document, self.asks):
+            self.channel.post(kind, **values)
         self.asks = None
 
     def retire(self, seconds: float) -> None:
@@ -170,6 +170,11 @@ class Child:
             self.signal(signal.SIGTERM)
         self.state = "draining"
         self.channel.post("drain", seconds=seconds)
+
+    def lame_duck(self) -> None:
+        """Let it refuse health checks from now on."""
+        if self.alive:
+            self.channel.post("lame_duck")
 
     def stop(self) -> None:
         """Let it abort its sessions and exit."""

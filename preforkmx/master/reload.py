@@ -15,6 +15,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from preforkmx.errors import BootError, ConfigError, PreforkmxError
+from preforkmx.master.admin_port import AdminPort
 from preforkmx.master.changeover import Changeover
 from preforkmx.master.errors import StartRefused
 from preforkmx.master.hiring import BOOT_SECONDS, CHECK_SECONDS
@@ -53,6 +54,7 @@ class Reload:
     :param load: reads the configuration again; raises ConfigError with every problem.
     :param number: the new generation's.
     :param clock: seconds that only grow.
+    :param admin: the admin process's port; None: there is none.
     :ivar problems: why it was refused; empty after a reload that was done.
     """
 
@@ -65,8 +67,10 @@ class Reload:
         *,
         number: int,
         clock: Callable[[], float],
+        admin: AdminPort | None = None,
     ) -> None:
         self._clock = clock
+        self._admin = AdminPort() if admin is None else admin
         self._pool = pool
         self._hiring = hiring
         self._sockets = sockets
@@ -96,6 +100,7 @@ class Reload:
                 _logger.error("the reload is refused: %s", problem)
         finally:
             pool.reloading = False
+            self._admin.undo()
 
     def _read(self) -> Plan:
         try:
@@ -108,6 +113,10 @@ class Reload:
 
     def _problems(self, plan: Plan, change: Changeover) -> list[str]:
         problems = restart_problems(self._pool.plan, plan) + change.problems()
+        try:
+            self._admin.prepare(plan.admin_address)
+        except StartRefused as refusal:
+            problems.append(str(refusal))
         # The sockets of what goes are there until the end.
         slots = max(plan.count, len(self._pool.slots))
         files = raise_open_files(plan.max_sessions, slots * change.ports)
@@ -203,5 +212,7 @@ class Reload:
         for slot in pool.slots:
             slot.promote(seconds)
             slot.backoff.reset()
+        if self._admin.take_over():
+            pool.change_admin()
         self.problems = []
         _logger.info("generation %d serves; the workers before it retire", self._number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ def status_document(pool: Pool, holdings: Holdings, *, state: str, started: str)
         "workers": _workers(pool),
         "totals": {**holdings.totals.as_dict(), "worker_crashes": pool.crashes},
         "store": _store(pool),
+        "admin": _admin(pool, holdings),
     }
 
 
@@ -73,6 +75,7 @@ _NOBODY: Status = {
     "in_data": 0,
     "loop_lag_ms": 0,
     "messages": 0,
+    "started": None,
 }
 
 
@@ -86,6 +89,19 @@ def _worker(child: Child) -> Status:
         "in_data": reading.in_data if reading else 0,
         "loop_lag_ms": reading.loop_lag_ms if reading else 0,
         "messages": reading.messages if reading else 0,
+        "started": _time(child.started),
+    }
+
+
+def _time(seconds: float) -> str:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="seconds")
+
+
+def _admin(pool: Pool, holdings: Holdings) -> Status:
+    holder = pool.admin.holder
+    return {
+        "address": holdings.admin.address,
+        "state": "gone" if holder is None else holder.state,
     }
 
 
