@@ -59,7 +59,6 @@ def _replay(name: str, which: str) -> int:
 
 def _guided(name: str, seconds: int) -> int:
     assert atheris is not None
-    atheris.enabled_hooks.add("RegEx")
     atheris.enabled_hooks.add("str")
     with atheris.instrument_imports(include=["preforkmx.protocol"]):
         target = targets.target(name)
