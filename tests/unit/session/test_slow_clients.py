@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import tracemalloc
 from ipaddress import ip_network
 
@@ -204,9 +205,15 @@ def test_a_client_that_never_reads_the_answers_to_its_chunks_is_aborted(run):
         await client.hello()
         await client.command("MAIL FROM:<>")
         await client.command("RCPT TO:<b@example.com>")
-        client.writer.transport.pause_reading()
+        (session,) = server._service.sessions
+        # Else the kernel takes megabytes of replies before anybody notices.
+        ours = client.writer.get_extra_info("socket")
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        theirs = session.transport.get_extra_info("socket")
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         # The stream's own buffer would go on reading.
-        client.writer.write(b"BDAT 1\r\nx" * 1_000_000)
+        client.writer.transport.pause_reading()
+        client.writer.write(b"BDAT 1\r\nx" * 200_000)
         async with asyncio.timeout(20):
             while server.sessions:  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(0.01)
