@@ -43,4 +43,8 @@ def forwarded_peer(peer: Peer, client: XClient) -> Peer:
         value = getattr(client, said)
         if value is not None or attribute in ("NAME", "LOGIN"):
             changes[field] = value
+    if client.address is not None and peer.is_health_check:
+        # The balancer's own connection is exempt from limits; somebody it speaks for is not.
+        assert peer.proxy is not None
+        changes["proxy"] = peer.proxy._replace(local=False)
     return peer._replace(**changes)

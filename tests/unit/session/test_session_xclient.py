@@ -412,3 +412,26 @@ def test_an_exempt_client_holds_no_lease(run):
 
     converse(run, server, dialogue)
     assert store.limits.leases == 0
+
+
+def test_a_client_that_a_balancer_speaks_for_is_no_health_check(run, recorder):
+    local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
+
+    async def dialogue(client):
+        await client.hello("balancer.example")
+        assert (await client.command("XCLIENT ADDR=192.0.2.1")).code == 220
+        await client.command("EHLO client.example")
+        await client.command("QUIT")
+
+    converse(
+        run,
+        Server(hostname="mx.example.com", handler=recorder),
+        dialogue,
+        header=local,
+        proxy_protocol=True,
+        proxy_from=LOOPBACK,
+    )
+    first, second = (call.peer for call in recorder.of("check_connection"))
+    assert first.is_health_check
+    assert second.host == "192.0.2.1"
+    assert not second.is_health_check
