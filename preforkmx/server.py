@@ -427,6 +427,13 @@ class Server:
 
     # --- drain --------------------------------------------------------------------------------------
 
+    def lame_duck(self) -> None:
+        """Answer health checks with 421 from now on, and serve clients as before.
+
+        A load balancer that sees it sends no more clients; then :meth:`drain`.
+        """
+        self._service.lame_duck = True
+
     def drain(self) -> None:
         """Say 421 to idle sessions now, and to the others after their transaction."""
         self._reception.drain()

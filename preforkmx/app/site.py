@@ -15,6 +15,7 @@ from preforkmx.config.load import load, read_document
 from preforkmx.errors import ConfigError
 from preforkmx.master.plan import Plan, StorePlan
 from preforkmx.session.listener import Listener
+from preforkmx.workers.privileges import Identity
 from preforkmx.workers.seat import WorkerSeat
 
 if TYPE_CHECKING:
@@ -77,7 +78,10 @@ class Site:
         return self.loaded.config.admin.control
 
     def plan(self) -> Plan:
-        """Return what the master runs."""
+        """Return what the master runs.
+
+        :raises ConfigError: this process may not become `workers.user`.
+        """
         config = self.loaded.config
         workers = config.workers
         return Plan(
@@ -96,7 +100,26 @@ class Site:
             max_sessions=workers.max_sessions,
             log_format=config.log.format,
             log_level=config.log.level,
+            lame_duck_seconds=workers.lame_duck_seconds,
+            recycle_after_messages=workers.recycle_after_messages,
+            identity=self._identity(),
+            admin_address=config.admin.address,
         )
+
+    def _identity(self) -> Identity | None:
+        workers = self.loaded.config.workers
+        if not workers.user:
+            return None
+        path = ("workers", "user")
+        try:
+            identity = Identity.of(workers.user, workers.group)
+        except LookupError as error:
+            raise ConfigError([self.loaded.problem(path, str(error))]) from None
+        if not identity.can_be_taken:
+            problem = "takes root: who starts the server is another user"
+            hint = "start it as root, or as that user"
+            raise ConfigError([self.loaded.problem(path, problem, hint, value=workers.user)])
+        return identity
 
     def check(self) -> None:
         """Build a server as a worker does, and throw it away: imports the site's code.
@@ -125,8 +148,16 @@ class Site:
         if scheme != "embedded":
             return None
         beside = self.control.with_name
+        if database:
+            path = Path(database)
+        elif self.loaded.config.workers.user:
+            # SQLite makes files beside it: in a folder of that user's own, since whoever may
+            # write to the control socket's folder could put another socket in its place.
+            path = beside(f"{self.control.name}.state") / "store.db"
+        else:
+            path = beside(f"{self.control.name}.db")
         return StorePlan(
             socket=beside(f"{self.control.name}.store"),
-            database=Path(database) if database else beside(f"{self.control.name}.db"),
+            database=path,
             url=url,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from preforkmx.config import values
 from preforkmx.config.kinds import NOT_YET, Kind, meant
 from preforkmx.config.values import BadValue
 from preforkmx.session.listener import MAX_UNIX_PATH, split_address
+
+_ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,28 @@ class HostName(Kind):
     @property
     def words(self) -> str:
         return "a host name"
+
+
+@dataclass(frozen=True)
+class AccountName(Kind):
+    """The name of a user or group of this machine; "" is none.
+
+    :param what: ``"user"`` or ``"group"``.
+    """
+
+    what: str
+
+    def parse(self, value: Any) -> str:
+        if not isinstance(value, str) or (value and not _ACCOUNT.fullmatch(value)):
+            raise BadValue(f"must be {self.words}", 'such as "preforkmx"; "" is none')
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^({_ACCOUNT.pattern})?$"}
+
+    @property
+    def words(self) -> str:
+        return f"the name of a {self.what}"
 
 
 @dataclass(frozen=True)
@@ -198,6 +223,29 @@ class ListenAddress(Kind):
     @property
     def words(self) -> str:
         return 'an address such as "0.0.0.0:25", "[::]:25" or "unix:/PATH"'
+
+
+@dataclass(frozen=True)
+class HTTPAddress(Kind):
+    """``HOST:PORT``, or ``""`` for none."""
+
+    def parse(self, value: Any) -> str:
+        if not isinstance(value, str):
+            hint = f'did you mean "127.0.0.1:{value}"?' if type(value) is int else ""
+            raise BadValue(f"must be {self.words}", hint)
+        if value:
+            try:
+                split_address(value)
+            except ValueError as error:
+                raise BadValue(f"must be {self.words}", str(error)) from None
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": r"^(([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5})?$"}
+
+    @property
+    def words(self) -> str:
+        return 'an address such as "127.0.0.1:8025", or "" for none'
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ other; a table in which something else is wrong is None in the draft, and is not
 
 from __future__ import annotations
 
+import grp
+import pwd
 import resource
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -53,9 +55,13 @@ def distinct_addresses(draft: Draft) -> Iterator[Problem]:
     seen: dict[tuple[object, ...], str] = {}
     if draft.admin is not None:
         control = draft.admin.control
-        for beside in ("", ".store", ".lock", ".db"):
+        for beside in ("", ".store", ".lock", ".db", ".state"):
             path = control.with_name(control.name + beside)
             seen[f"unix:{path}",] = f"[admin] control has {path.name} already"
+        if draft.admin.address:
+            host, port = split_address(draft.admin.address)
+            if port != 0:
+                seen[ip_address(host), port] = "[admin] address is that already"
     for index, listener in draft.listener.items():
         place = _place(listener)
         taken = seen.get(place)
@@ -70,6 +76,14 @@ def loopback(draft: Draft) -> Iterator[Problem]:
     """Without a configuration file nobody but this machine is served."""
     if not draft.circumstances.loopback_only:
         return
+    admin = "" if draft.admin is None else draft.admin.address
+    if admin and not ip_address(split_address(admin)[0]).is_loopback:
+        yield Problem(
+            ("admin", "address"),
+            "must be loopback without a configuration file",
+            "start from `preforkmx config example`",
+            admin,
+        )
     for index, listener in draft.listener.items():
         if _is_unix(listener):
             continue
@@ -202,6 +216,29 @@ def certificate(draft: Draft) -> Iterator[Problem]:
         yield from certificate_problems(draft.tls)
 
 
+def accounts(draft: Draft) -> Iterator[Problem]:
+    """User and group are there, and a group is the group of a user."""
+    if draft.workers is None or not draft.circumstances.look_at_files:
+        return
+    user, group = draft.workers.user, draft.workers.group
+    if user and not _known(pwd.getpwnam, user):
+        hint = f"useradd --system {user}"
+        yield Problem(("workers", "user"), "does not exist on this machine", hint, user)
+    if group and not user:
+        yield Problem(("workers", "group"), "needs user", "whose group it is to be", group)
+    elif group and not _known(grp.getgrnam, group):
+        hint = f"groupadd --system {group}"
+        yield Problem(("workers", "group"), "does not exist on this machine", hint, group)
+
+
+def _known(look_up: Callable[[str], object], name: str) -> bool:
+    try:
+        look_up(name)
+    except KeyError:
+        return False
+    return True
+
+
 def open_files(draft: Draft) -> Iterator[Problem]:
     """A worker can hold as many sessions as it may have."""
     if draft.workers is None or draft.circumstances.open_files == resource.RLIM_INFINITY:
@@ -248,6 +285,7 @@ RULES: tuple[Callable[[Draft], Iterable[Problem]], ...] = (
     tls_for_listeners,
     tls_for_users,
     certificate,
+    accounts,
     open_files,
     rate_limits,
     greylist_times,

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from preforkmx.config.names import (
+    AccountName,
     Addresses,
     Code,
     Domains,
     File,
     Folder,
     HostName,
+    HTTPAddress,
     ListenAddress,
     Networks,
     SocketFile,
@@ -52,8 +54,6 @@ class Table(BaseModel):
 class Workers(Table):
     """The worker processes."""
 
-    later = frozenset({"lame_duck_seconds", "recycle_after_messages", "user", "group"})
-
     count: Annotated[int | Literal["auto"], CoreCount(1, 1024)] = Field(
         default="auto",
         description='How many worker processes. `"auto"` is one for each core that the process '
@@ -75,9 +75,36 @@ class Workers(Table):
         description="How long a session inside a transaction may go on after a drain began. Then "
         "it is told 421, and a message that is still arriving is not accepted.",
     )
+    lame_duck_seconds: Annotated[float, Seconds(0, 3600)] = Field(
+        default=0.0,
+        description="For how long TERM and `preforkmx drain` go on serving clients while health "
+        "checks are refused, so that a load balancer sends no more of them before the port "
+        "closes: its `fall` times its `inter`, and a margin. 0 without a balancer.",
+        examples=[10],
+    )
     hang_seconds: Annotated[float, Seconds(5, 3600)] = Field(
         default=30.0,
         description="A worker whose event loop stays silent for so long is killed and replaced.",
+    )
+    recycle_after_messages: Annotated[int, Integer(0, 1_000_000_000)] = Field(
+        default=0,
+        description="A worker that has accepted about so many messages is replaced, one worker at "
+        "a time: the next one is ready before it retires. Each draws its own number, up to a tenth "
+        "more or less. For code of a site's that leaks memory. 0 is never.",
+        examples=[100_000],
+    )
+    user: Annotated[str, AccountName("user")] = Field(
+        default="",
+        description="The user as which everything but the master runs: workers, store and "
+        "admin process, and the check before a start or reload. The master, started by root, "
+        "stays root, to bind ports and read keys. Files that the site names must be readable, and "
+        "its mailboxes writable, for that user. Empty: the user that starts the server.",
+        examples=["preforkmx"],
+    )
+    group: Annotated[str, AccountName("group")] = Field(
+        default="",
+        description="Its primary group; empty: the user's own. It keeps its supplementary groups.",
+        examples=["mail"],
     )
 
 
@@ -437,8 +464,13 @@ class SiteDelivery(Table):
 class Admin(Table):
     """How operators reach the running server."""
 
-    later = frozenset({"address"})
-
+    address: Annotated[str, HTTPAddress()] = Field(
+        default="127.0.0.1:8025",
+        description="IP address and port on which an admin process answers over HTTP: `/healthz`, "
+        "`/readyz`, `/status.json` and `/metrics`. Everything is read-only, and for everybody who "
+        "can connect: never let the internet reach it. Port 0 is any free one, which "
+        '`preforkmx status` shows; `""` is off.',
+    )
     control: Annotated[Path, SocketFile()] = Field(
         default=Path("/run/preforkmx/control.sock"),
         description="The control socket, for `preforkmx status`, `reload`, `drain` and `stop`. "

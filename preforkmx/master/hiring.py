@@ -1,16 +1,24 @@
-"""Hiring: forks the workers, the store process and the checker of a plan."""
+"""Hiring: forks the processes of a plan: workers, store, admin process, checker."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from preforkmx.errors import BootError, ConfigError
+from preforkmx.master.ownership import store_problems
+from preforkmx.workers.admin import AdminSetup, run_admin
 from preforkmx.workers.checker import run_checker
 from preforkmx.workers.loops import loop_factory
+from preforkmx.workers.privileges import drop
+from preforkmx.workers.process import EXIT_BOOT
 from preforkmx.workers.store import StoreSetup, run_store
-from preforkmx.workers.worker import WorkerSetup, run_worker
+from preforkmx.workers.worker import WorkerSetup, run_worker, worker_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from preforkmx.master.child import Child
     from preforkmx.master.holdings import Holdings
     from preforkmx.master.plan import Plan
@@ -37,13 +45,19 @@ class Hiring:
 
     def worker(self, slot: int, plan: Plan, generation: int) -> Child:
         """Fork a worker on the slot's sockets."""
+        return self._worker(slot, plan, generation)
+
+    def stand_in(self, slot: int, plan: Plan, generation: int) -> Child:
+        """Fork a worker on the sockets of a slot whose worker hangs; its name says so."""
+        return self._worker(slot, plan, generation, stand_in=True)
+
+    def _worker(self, slot: int, plan: Plan, generation: int, *, stand_in: bool = False) -> Child:
         holdings = self._holdings
         sockets = holdings.listeners.of_slot(slot, plan.listeners)
         factory = loop_factory(plan.loop)
         master_pid = os.getpid()
 
         def run(channel: Channel, cell: Cell) -> int:
-            holdings.leave(sockets=[sock for sock, _ in sockets], holds_lifeline=True)
             return run_worker(
                 WorkerSetup(
                     slot=slot,
@@ -58,11 +72,16 @@ class Hiring:
                     log_format=plan.log_format,
                     log_level=plan.log_level,
                     master_pid=master_pid,
+                    stand_in=stand_in,
+                    recycle_after_messages=plan.recycle_after_messages,
                 )
             )
 
         return holdings.children.start(
-            f"worker {slot}", run, generation=generation, boot_seconds=BOOT_SECONDS
+            worker_name(slot, stand_in=stand_in),
+            self._child(plan, run, sockets=[sock for sock, _ in sockets], holds_lifeline=True),
+            generation=generation,
+            boot_seconds=BOOT_SECONDS,
         )
 
     def store(self, plan: Plan, generation: int) -> Child:
@@ -74,7 +93,6 @@ class Hiring:
         factory = loop_factory(plan.loop)
 
         def run(channel: Channel, cell: Cell) -> int:
-            holdings.leave(sockets=[sock], reads_lifeline=True)
             return run_store(
                 StoreSetup(
                     sock=sock,
@@ -90,7 +108,36 @@ class Hiring:
             )
 
         return holdings.children.start(
-            "store", run, generation=generation, boot_seconds=BOOT_SECONDS
+            "store",
+            self._child(plan, run, sockets=[sock], reads_lifeline=True),
+            generation=generation,
+            boot_seconds=BOOT_SECONDS,
+        )
+
+    def admin(self, plan: Plan, generation: int) -> Child:
+        """Fork the admin process; the plan has an address for it."""
+        holdings = self._holdings
+        sock = holdings.admin.sock
+        assert sock is not None
+        factory = loop_factory(plan.loop)
+
+        def run(channel: Channel, cell: Cell) -> int:
+            return run_admin(
+                AdminSetup(
+                    sock=sock,
+                    channel=channel,
+                    cell=cell,
+                    loop_factory=factory,
+                    log_format=plan.log_format,
+                    log_level=plan.log_level,
+                )
+            )
+
+        return holdings.children.start(
+            "admin",
+            self._child(plan, run, sockets=[sock]),
+            generation=generation,
+            boot_seconds=BOOT_SECONDS,
         )
 
     def checker(self, plan: Plan, generation: int) -> Child:
@@ -98,11 +145,40 @@ class Hiring:
         holdings = self._holdings
 
         def run(channel: Channel, _cell: Cell) -> int:
-            holdings.leave()
             return run_checker(
-                plan.check, channel, log_format=plan.log_format, log_level=plan.log_level
+                partial(_check, plan), channel, log_format=plan.log_format, log_level=plan.log_level
             )
 
         return holdings.children.start(
-            "checker", run, generation=generation, boot_seconds=CHECK_SECONDS
+            "checker",
+            self._child(plan, run),
+            generation=generation,
+            boot_seconds=CHECK_SECONDS,
         )
+
+    def _child(
+        self, plan: Plan, run: Callable[[Channel, Cell], int], **keeps: Any
+    ) -> Callable[[Channel, Cell], int]:
+        """Return what a child does: close what is the master's, drop its privileges, and run.
+
+        :param keeps: what it does not close, as :meth:`Holdings.leave` takes it.
+        """
+
+        def become(channel: Channel, cell: Cell) -> int:
+            self._holdings.leave(**keeps)
+            try:
+                drop(plan.identity)
+            except BootError as error:
+                channel.post_failure([str(error)])
+                return EXIT_BOOT
+            return run(channel, cell)
+
+        return become
+
+
+def _check(plan: Plan) -> None:
+    if plan.store is not None and plan.identity is not None:
+        problems = store_problems(plan.store)
+        if problems:
+            raise ConfigError(problems)
+    plan.check()

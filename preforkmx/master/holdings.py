@@ -7,19 +7,23 @@ import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from preforkmx.master.admin_port import AdminPort
 from preforkmx.master.children import Children
 from preforkmx.master.control import ControlConnection, ControlServer
 from preforkmx.master.listeners import ListenerSockets
 from preforkmx.master.lock import MasterLock
+from preforkmx.master.ownership import give, make_state_folder
+from preforkmx.master.plan import MOST_SLOTS
 from preforkmx.master.reactor import Reactor
 from preforkmx.master.signals import SignalInbox
+from preforkmx.master.slot import PROCESSES
 from preforkmx.master.sockets import bind_unix
 from preforkmx.master.totals import Totals
 from preforkmx.workers.heartbeat import HeartbeatMemory
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from preforkmx.master.plan import Plan
@@ -37,6 +41,8 @@ SIGNALS = (
 """What the master takes; those that mean nothing to it would otherwise stop or end it."""
 
 STORE_BACKLOG = 1024
+HELPERS = 8
+"""Processes beside the workers at most: store, admin and checker, and those they replace."""
 
 
 class Holdings:
@@ -46,6 +52,7 @@ class Holdings:
     :param control: the control socket's path.
     :param handle: takes a command of the control socket.
     :param clock: seconds that only grow.
+    :param passed: listening sockets that systemd made.
     :raises StartRefused: something is taken or not permitted; nothing is left behind.
     """
 
@@ -55,13 +62,16 @@ class Holdings:
         control: Path,
         handle: Callable[[ControlConnection, str], None],
         clock: Callable[[], float],
+        passed: Sequence[socket.socket] = (),
     ) -> None:
         self.totals = Totals()
         with ExitStack() as undo:
             self.lock = MasterLock(control)
             undo.callback(self.lock.close)
-            self.listeners = ListenerSockets(plan.listeners, plan.count)
+            self.listeners = ListenerSockets(plan.listeners, plan.count, passed)
             self.listeners.probe()
+            self.admin = AdminPort(plan.admin_address)
+            undo.callback(self.admin.close)
             self.reactor = Reactor()
             undo.callback(self.reactor.close)
             self.control = ControlServer(control, self.reactor, handle, clock)
@@ -72,12 +82,14 @@ class Holdings:
                 self._store_path = plan.store.socket
                 self.store_socket = bind_unix(plan.store.socket)
                 undo.callback(self._close_store)
+                give(plan.store.socket, plan.identity)
+                make_state_folder(plan.store.database.parent, plan.identity)
                 self.store_socket.listen(STORE_BACKLOG)
             self.lifeline = os.pipe()
             """Reading and writing end; see :mod:`preforkmx.workers.store`."""
             undo.callback(self._close_lifeline)
-            # Two processes a slot, the old and the new one of a reload; the store; the checker.
-            self.memory = HeartbeatMemory(2 * plan.count + 2)
+            # For all slots that there may ever be: pages that are never written take no memory.
+            self.memory = HeartbeatMemory(PROCESSES * MOST_SLOTS + HELPERS)
             undo.callback(self.memory.close)
             self.children = Children(self.reactor, self.memory, self.totals, clock)
             self.inbox = SignalInbox(SIGNALS)
@@ -103,6 +115,7 @@ class Holdings:
         self.listeners.leave(but=sockets)
         if self.store_socket is not None and self.store_socket not in sockets:
             self.store_socket.close()
+        self.admin.leave(but=sockets)
         reader, writer = self.lifeline
         if not reads_lifeline:
             os.close(reader)
@@ -118,6 +131,7 @@ class Holdings:
         self.inbox.close()
         self.children.leave()
         self.listeners.close()
+        self.admin.close()
         if self.store_socket is not None:
             self._close_store()
         self._close_lifeline()

@@ -3,7 +3,9 @@
 ====================================  =====================================================
 when                                  what
 ====================================  =====================================================
-at once                               a filter drops the SYNs of new connections; the files
+at once                               the lame duck: health checks are refused, clients are
+                                      served as before (not with ``preforkmx stop``)
++ lame_duck_seconds                   a filter drops the SYNs of new connections; the files
                                       of unix sockets are removed
 the queues are empty twice, 500 ms    what was queued has been greeted: every process closes
 apart, 1 s to 10 s after the filter   every listener; idle sessions get 421
@@ -11,7 +13,7 @@ apart, 1 s to 10 s after the filter   every listener; idle sessions get 421
                                       is aborted without a 250 (each worker does this)
 + 5 s                                 each worker aborts what is left, and exits
 + 2 s                                 who is still there is killed
-then                                  the store process stops
+then                                  the admin process and the store process stop
 ====================================  =====================================================
 
 A fast stop begins in the last third: sessions are aborted, and who is not gone 2 s later is
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from preforkmx.master.hiring import KILL_SECONDS
 from preforkmx.master.procedure import Steps, Wait
+from preforkmx.master.queues import LONGEST_SECONDS, emptied
 from preforkmx.workers.worker import ABORT_SECONDS
 
 if TYPE_CHECKING:
@@ -33,50 +36,82 @@ if TYPE_CHECKING:
     from preforkmx.master.holdings import Holdings
     from preforkmx.master.pool import Pool
 
-LOOK_SECONDS = 0.5
-"""Between two looks at the queues. With looks 25 ms apart clients 200 ms away were reset."""
-SHORTEST_FILTER_SECONDS = 1.0
-LONGEST_FILTER_SECONDS = 10.0
-"""A worker that does not accept must not hold up the drain of the others."""
-STORE_SECONDS = 5.0
-"""What the store process gets to write its last changes."""
+TELL_SECONDS = 0.25
+"""A worker that takes the place of one that crashed in the lame duck is told so soon."""
+HELPER_SECONDS = 5.0
+"""What the store process gets to write its last changes, and the admin process its answers."""
 GIVE_UP_SECONDS = 5.0
 """From SIGKILL to going without those that the kernel cannot end."""
 
 _logger = logging.getLogger("preforkmx.master")
 
 
-def drain(pool: Pool, holdings: Holdings, clock: Callable[[], float]) -> Steps:
-    """Drain all workers, then stop the store process."""
-    _logger.info("draining: no new connections, %g s for the open ones", pool.plan.drain_seconds)
-    holdings.listeners.shut()
-    yield from _empty_queues(holdings, clock)
-    pool.refills = False
-    # Here first, in the workers after it: the last of them accepts what came in between.
-    holdings.listeners.close()
-    seconds = pool.plan.drain_seconds
-    for child in pool.workers():
-        child.drain(seconds)
-        child.kill_by(clock() + seconds + ABORT_SECONDS + KILL_SECONDS)
-    limit = seconds + ABORT_SECONDS + KILL_SECONDS + GIVE_UP_SECONDS
-    yield Wait(pool.idle, seconds=limit)
-    yield from _stop_store(pool, clock, STORE_SECONDS)
+class Drain:
+    """The final drain.
 
+    :param lame_duck_seconds: how long clients are served, and health checks refused, before it
+        begins in earnest; 0: it does at once.
+    """
 
-def _empty_queues(holdings: Holdings, clock: Callable[[], float]) -> Steps:
-    began = clock()
-    empty = 0
-    while True:
-        yield Wait(seconds=LOOK_SECONDS)
-        waited = clock() - began
-        # A unix socket does not say: each worker empties it before it closes it.
-        queued = sum(length or 0 for length in holdings.listeners.queued())
-        empty = 0 if queued else empty + 1
-        if empty >= 2 and waited >= SHORTEST_FILTER_SECONDS:
+    def __init__(
+        self,
+        pool: Pool,
+        holdings: Holdings,
+        clock: Callable[[], float],
+        *,
+        lame_duck_seconds: float = 0.0,
+    ) -> None:
+        self._pool = pool
+        self._holdings = holdings
+        self._clock = clock
+        self._lame_until = clock() + lame_duck_seconds
+
+    def cut_short(self) -> None:
+        """End the lame duck now, if it is not over: nobody waits for a load balancer."""
+        self._lame_until = min(self._lame_until, self._clock())
+
+    def steps(self) -> Steps:
+        """Go through it."""
+        pool, holdings, clock = self._pool, self._holdings, self._clock
+        yield from self._lame_duck()
+        seconds = pool.plan.drain_seconds
+        _logger.info("draining: no new connections, %g s for the open ones", seconds)
+        holdings.listeners.shut()
+        queued = yield from emptied(self._waiting, clock)
+        if queued:
+            _logger.warning(
+                "%d connections were queued and not accepted for %g s", queued, LONGEST_SECONDS
+            )
+        pool.refills = False
+        # Here first, in the workers after it: the last of them accepts what came in between.
+        holdings.listeners.close()
+        limit = seconds + ABORT_SECONDS + KILL_SECONDS
+        for child in pool.workers():
+            child.drain(seconds)
+            child.kill_by(clock() + limit)
+        yield Wait(pool.idle, seconds=limit + GIVE_UP_SECONDS)
+        yield from _stop_helpers(pool, clock, HELPER_SECONDS)
+
+    def _lame_duck(self) -> Steps:
+        left = self._lame_until - self._clock()
+        if left <= 0:
             return
-        if waited >= LONGEST_FILTER_SECONDS:
-            _logger.warning("%d connections were queued and not accepted for 10 s", queued)
-            return
+        _logger.info("lame duck: health checks are refused, clients are served for %g s", left)
+        told: set[int] = set()
+        while self._clock() < self._lame_until:
+            for child in self._pool.workers():
+                if child.pid not in told:
+                    told.add(child.pid)
+                    child.lame_duck()
+            left = self._lame_until - self._clock()
+            yield Wait(
+                lambda: self._clock() >= self._lame_until,
+                seconds=max(0.0, min(TELL_SECONDS, left)),
+            )
+
+    def _waiting(self) -> int:
+        listeners = self._holdings.listeners
+        return listeners.waiting(listeners.ports, ())
 
 
 def fast_stop(pool: Pool, holdings: Holdings, clock: Callable[[], float]) -> Steps:
@@ -88,14 +123,14 @@ def fast_stop(pool: Pool, holdings: Holdings, clock: Callable[[], float]) -> Ste
         child.stop()
         child.kill_by(clock() + KILL_SECONDS)
     yield Wait(pool.idle, seconds=KILL_SECONDS + GIVE_UP_SECONDS)
-    yield from _stop_store(pool, clock, KILL_SECONDS)
+    yield from _stop_helpers(pool, clock, KILL_SECONDS)
 
 
-def _stop_store(pool: Pool, clock: Callable[[], float], seconds: float) -> Steps:
-    if pool.store is None:
-        return
-    for child in pool.store:
+def _stop_helpers(pool: Pool, clock: Callable[[], float], seconds: float) -> Steps:
+    """Stop the processes that serve no mail, the store after the workers that used it."""
+    places = pool.helpers()
+    for child in (child for place in places for child in place):
         child.stop()
         child.kill_by(clock() + seconds)
-    store = pool.store
-    yield Wait(lambda: store.holder is None, seconds=seconds + GIVE_UP_SECONDS)
+    # A place loses its process when that is reaped: what is left is there still.
+    yield Wait(lambda: not any(map(len, places)), seconds=seconds + GIVE_UP_SECONDS)

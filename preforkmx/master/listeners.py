@@ -13,6 +13,7 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from preforkmx.master.activation import passed_ports
 from preforkmx.master.errors import StartRefused
 from preforkmx.master.ports import Port, TcpPort, address_key, match, open_ports
 from preforkmx.master.sockets import bind_tcp
@@ -32,14 +33,21 @@ class ListenerSockets:
 
     :param listeners: what to listen on.
     :param count: worker slots.
+    :param passed: sockets that systemd made; a port is opened where none of them fits.
+    :raises StartRefused: one of them fits no listener.
     """
 
-    def __init__(self, listeners: Sequence[Listener], count: int) -> None:
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        count: int,
+        passed: Sequence[socket.socket] = (),
+    ) -> None:
         self._count = count
         self.listeners = tuple(listeners)
         """The listeners of the generation that serves; once open, with the port that a port 0
         has become."""
-        self.ports: list[Port] = []
+        self.ports: list[Port] = [*passed_ports(listeners, passed, count)]
         """All that are open; during a reload also those that come and those that go."""
 
     @property
@@ -97,7 +105,12 @@ class ListenerSockets:
 
         :raises StartRefused: as :meth:`probe`; nothing is left open.
         """
-        self.ports = open_ports(self.listeners, self._count)
+        there = match(self.listeners, self.ports)
+        missing = [
+            listener for listener, port in zip(self.listeners, there, strict=True) if port is None
+        ]
+        opened = iter(open_ports(missing, self._count))
+        self.ports = [next(opened) if port is None else port for port in there]
         self.listeners = tuple(port.listener for port in self.ports)
 
     def add(self, listeners: Iterable[Listener], count: int) -> list[Port]:

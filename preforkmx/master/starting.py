@@ -53,6 +53,7 @@ class Start:
         try:
             yield from self._check()
             if self.failure is None:
+                self._start_admin()
                 # Not before the check: nobody shall queue at a port that is not served.
                 self._holdings.listeners.open()
                 yield from self._start_store()
@@ -74,6 +75,11 @@ class Start:
         if checker.problems or checker.status != 0:
             wrong = checker.status == EXIT_CONFIGURATION
             self._fail(checker, EXIT_CONFIGURATION if wrong else EXIT_BOOT)
+
+    def _start_admin(self) -> None:
+        """Fork the admin process. Mail does not wait for it: it may be replaced later."""
+        if self._pool.plan.admin_address:
+            self._pool.admin.holder = self._pool.hire(self._pool.admin)
 
     def _start_store(self) -> Steps:
         store = self._pool.store

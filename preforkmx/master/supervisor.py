@@ -15,10 +15,12 @@ import time
 from typing import TYPE_CHECKING
 
 from preforkmx.errors import BootError
+from preforkmx.master.activation import take_passed_sockets
 from preforkmx.master.errors import StartRefused
 from preforkmx.master.hiring import Hiring
 from preforkmx.master.holdings import Holdings
-from preforkmx.master.leaving import drain, fast_stop
+from preforkmx.master.leaving import Drain, fast_stop
+from preforkmx.master.notify import ServiceManager
 from preforkmx.master.open_files import raise_open_files
 from preforkmx.master.plan import MOST_SLOTS
 from preforkmx.master.pool import Pool
@@ -74,6 +76,7 @@ class Master:
         self._state = "booting"
         self._exit_status: int | None = None
         self._terms = 0
+        self._leaving: Drain | None = None
         self._reload: Reload | None = None
         self._reload_wanted = False
         self._reload_number = 1
@@ -82,6 +85,7 @@ class Master:
         self._waiting_now: list[ControlConnection] = []
         self._waiting_next: list[ControlConnection] = []
         # Made in run().
+        self._manager: ServiceManager
         self._holdings: Holdings
         self._hiring: Hiring
         self._pool: Pool
@@ -95,6 +99,7 @@ class Master:
         checker finds the configuration wrong; 3 when a process cannot boot.
         """
         self._configure_log(self._plan)
+        self._manager = ServiceManager(os.environ, self._clock)
         set_title(f"master [{self._plan.hostname}]")
         # A parent that ignores SIGCHLD would make every exit status vanish.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -109,8 +114,11 @@ class Master:
         if problem is not None:
             _logger.error("%s", problem)
             return EXIT_CONFIGURATION
+        if self._plan.identity is None and os.geteuid() == 0:
+            _logger.warning("workers run as root: set workers.user")
         try:
-            self._holdings = Holdings(self._plan, self._control, self._command, self._clock)
+            passed = take_passed_sockets(os.environ)
+            self._holdings = Holdings(self._plan, self._control, self._command, self._clock, passed)
         except StartRefused as refusal:
             _logger.error("%s", refusal)
             return EXIT_REFUSED
@@ -150,6 +158,7 @@ class Master:
     def _turn(self) -> None:
         holdings, pool = self._holdings, self._pool
         pool.reconcile()
+        self._answer_admin()
         while self._procedure is not None:
             self._procedure.advance()
             if not self._procedure.done:
@@ -159,7 +168,14 @@ class Master:
         if self._exit_status is None:
             holdings.reactor.turn(self._next_deadline() - self._clock())
             holdings.children.look(pool.plan.hang_seconds)
+            self._manager.look(self._state, pool)
             holdings.control.expire()
+
+    def _answer_admin(self) -> None:
+        """Tell the admin process how things are, if it asks: it does so once a second at most."""
+        holder = self._pool.admin.holder
+        if holder is not None and holder.asks is not None:
+            holder.tell(self._status())
 
     def _next_deadline(self) -> float:
         times = [self._holdings.children.next_look(), self._pool.next_refill()]
@@ -173,6 +189,7 @@ class Master:
         self._pool.supervise()
         self._state = "ready"
         self._holdings.control.listen()
+        self._manager.ready()
         _logger.info(
             "ready: %d workers listen on %s",
             self._plan.count,
@@ -211,17 +228,28 @@ class Master:
             self._answer_reload()
         self._procedure = Procedure(steps, self._clock)
 
-    def _drain(self) -> None:
-        """Begin the final drain, unless one is under way."""
+    def _drain(self, *, lame_duck: bool) -> None:
+        """Begin the final drain; one that is under way can lose its lame duck."""
         if self._state == "booting":
             self._stop_fast()
         elif self._state != "draining":
             self._state = "draining"
-            self._replace_procedure(drain(self._pool, self._holdings, self._clock))
+            self._manager.stopping()
+            self._leaving = Drain(
+                self._pool,
+                self._holdings,
+                self._clock,
+                lame_duck_seconds=self._pool.plan.lame_duck_seconds if lame_duck else 0.0,
+            )
+            self._replace_procedure(self._leaving.steps())
             self._refuse_reloads()
+        elif self._leaving is not None and not lame_duck:
+            self._leaving.cut_short()
 
     def _stop_fast(self) -> None:
-        self._state = "draining"
+        if self._state != "draining":
+            self._state = "draining"
+            self._manager.stopping()
         self._replace_procedure(fast_stop(self._pool, self._holdings, self._clock))
         self._refuse_reloads()
 
@@ -248,6 +276,7 @@ class Master:
         self._waiting_now, self._waiting_next = self._waiting_next, []
         self._reload_number += 1
         self._state = "reloading"
+        self._manager.reloading()
         _logger.info("reloading: generation %d", self._reload_number)
         self._reload = Reload(
             self._pool,
@@ -256,6 +285,7 @@ class Master:
             self._load,
             number=self._reload_number,
             clock=self._clock,
+            admin=self._holdings.admin,
         )
         self._procedure = Procedure(self._reload.steps(), self._clock)
 
@@ -264,6 +294,7 @@ class Master:
         problems, self._reload = self._reload.problems, None
         if self._state == "reloading":
             self._state = "ready"
+            self._manager.ready()
         if not problems:
             self._configure_log(self._pool.plan)
             set_title(f"master [{self._pool.plan.hostname}]")
@@ -309,7 +340,7 @@ class Master:
                 if self._terms > 1:
                     self._stop_fast()
                 else:
-                    self._drain()
+                    self._drain(lame_duck=True)
             elif number in (signal.SIGINT, signal.SIGQUIT):
                 _logger.info("%s", number.name)
                 self._stop_fast()
@@ -331,7 +362,7 @@ class Master:
             if command == "stop-now":
                 self._stop_fast()
             else:
-                self._drain()
+                self._drain(lame_duck=command == "drain")
             connection.answer({"ok": True, "pid": os.getpid()}, hold=True)
         else:
             connection.answer({"ok": False, "problems": [f"there is no command {command!r}"]})

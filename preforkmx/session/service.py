@@ -63,6 +63,8 @@ class Service:
     """`draining` or `retiring`, or sessions have a limited time: look closer at each turn."""
     retiring: bool = False
     """Every session gets 421 at its next command."""
+    lame_duck: bool = False
+    """Health checks get 421: the server is about to drain. Clients are served."""
     aborting: bool = False
     """The drain deadline: messages that still arrive are given up."""
     sessions: set[Session] = field(default_factory=set)

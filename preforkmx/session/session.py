@@ -157,6 +157,10 @@ class Session(HookedWire):
     async def _connect(self) -> bool:
         """Ask the connection hooks; greet, or refuse."""
         service = self.service
+        if service.lame_duck and self.peer.is_health_check:
+            self.ended = "shutdown"
+            self.core.shut(replies.SHUTTING_DOWN)
+            return False
         refusal = await self.ask(service.chain.check_connection)
         self._connect_context = self.context
         if refusal is None and service.greeting_delay and not self.peer.is_health_check:

@@ -10,8 +10,11 @@ ready      process → master  it serves
 failed     process → master  it could not start, or a check found ``problems`` (texts)
 stats      process → master  ``counters``: what was added since the last such message
 replace    process → master  give my slot to another one, then retire me
+ask        process → master  ``serial``: tell me how things are (the admin process does)
+part …     master → process  a part of the answer, see :mod:`preforkmx.workers.reports`
 retire     master → process  close your listeners; 421 at the next command after ``seconds``
 drain      master → process  close your listeners; 421 when idle; give up after ``seconds``
+lame_duck  master → process  refuse health checks: a load balancer shall send no more clients
 stop       master → process  abort every session and exit
 =========  ================  ==========================================================
 

@@ -199,6 +199,8 @@ class Worker:
                 self._leave(Way.DRAIN, deadline)
             elif kind == "stop":
                 self._leave(Way.STOP)
+            elif kind == "lame_duck":
+                self._server.lame_duck()
         if self._channel.ended:
             self._loop.remove_reader(self._channel.fileno())
             self._orphaned()

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import grp
 import json
+import os
+import pwd
 import re
 import tomllib
 from datetime import date, time
@@ -95,6 +98,10 @@ def test_every_line_of_the_example_can_be_switched_on(tmp_path):
     pair.private_key_pem.write_to_path(tmp_path / "privkey.pem")
     pair.cert_chain_pems[0].write_to_path(tmp_path / "fullchain.pem")
     text = re.sub(r"^# ", "", example(), flags=re.MULTILINE)
+    # The pair that the example names, and the accounts: this machine must have them.
+    us = pwd.getpwuid(os.getuid())
+    text = text.replace('user = "preforkmx"', f'user = "{us.pw_name}"')
+    text = text.replace('group = "mail"', f'group = "{grp.getgrgid(us.pw_gid).gr_name}"')
     # A configuration has one [delivery]: they are tried one by one.
     tables = text.split("\n\n")
     deliveries = [table for table in tables if "[delivery]" in table.splitlines()]
