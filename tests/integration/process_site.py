@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,8 @@ async def misbehave(ctx: Context, peer: Peer, address: str) -> None:
     if word == "hang":
         # The whole loop, and not only this session, stands still.
         time.sleep(60)  # noqa: ASYNC251
+    if word.startswith("sleep-"):
+        time.sleep(float(word.removeprefix("sleep-")))  # noqa: ASYNC251
     if word == "refuse":
         raise SMTPError(550, "as asked")
 
@@ -49,6 +52,9 @@ async def deliver(ctx: Context, peer: Peer, envelope: Envelope) -> None:
 
 def build_server(seat: WorkerSeat) -> Server:
     """Build the server of one worker."""
+    # A file, since only a reload reads the settings again.
+    if seat.slot == 0 and Path(SETTINGS.get("crash_slot_0_while", "/none")).exists():
+        os._exit(9)
     if SETTINGS.get("boot_failure_in_slot") == seat.slot:
         raise BootError(SETTINGS["boot_failure"])
     server = Server(
@@ -87,6 +93,7 @@ def load() -> Plan:
         drain_seconds=SETTINGS["drain_seconds"],
         hang_seconds=SETTINGS["hang_seconds"],
         max_sessions=SETTINGS["max_sessions"],
+        recycle_after_messages=SETTINGS.get("recycle_after_messages", 0),
         log_format="logfmt",
         log_level="debug",
     )
