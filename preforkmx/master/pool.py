@@ -138,6 +138,8 @@ class Pool:
         for child in slot.retired[:]:
             if not child.alive:
                 slot.retired.remove(child)
+                # Told to go or not: it was killed because it hung.
+                self.crashes += child.aborted
                 _logger.info("%s (process %d) is gone: %s", child.name, child.pid, child.end)
         if slot.holder is not None and not slot.holder.alive:
             self._lost(slot, slot.holder)
@@ -239,11 +241,11 @@ class Pool:
         slot.refill_at = self._clock() + max(1.0, slot.backoff.crashed(0.0))
 
     def _steer_past_the_unserved(self) -> None:
-        away = frozenset(
-            slot.index
-            for slot in self.slots
-            if slot.index is not None and (slot.leaving or not slot.served)
-        )
+        leaving = frozenset(index for index, slot in enumerate(self.slots) if slot.leaving)
+        away = leaving | {index for index, slot in enumerate(self.slots) if not slot.served}
+        if len(away) == len(self.slots):
+            # Who queues where nobody serves now is greeted later, but not where a slot goes.
+            away = leaving
         for index in sorted(away - self.away):
             _logger.info("new connections go past slot %d", index)
         for index in sorted(self.away - away):

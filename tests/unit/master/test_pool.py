@@ -26,6 +26,7 @@ class Process:
         self.generation = generation
         self.state = "booting"
         self.hung = False
+        self.aborted = False
         self.problems: list[str] = []
         self.wants_replacement = False
         self.healthy_seconds = 0.0
@@ -299,6 +300,16 @@ def test_the_stand_in_holds_the_slot_when_the_silent_worker_is_killed(staff: Sta
     assert len(staff.agency.hired) == 2
 
 
+def test_a_worker_that_is_killed_for_hanging_behind_its_stand_in_is_a_crash(staff: Staff) -> None:
+    holder, stand_in = staff.hang()
+    stand_in.state = "ready"
+    staff.pool.reconcile()
+    holder.aborted = True
+    staff.crash(holder)
+    assert staff.pool.crashes == 1
+    assert same(staff.slot.holder, stand_in)
+
+
 def test_a_stand_in_that_dies_is_a_crash_like_any_other(staff: Staff) -> None:
     _, first = staff.hang()
     staff.crash(first)
@@ -446,6 +457,18 @@ def test_a_slot_that_is_to_go_is_steered_past() -> None:
     staff.pool.slots[1].leaving = True
     staff.pool.reconcile()
     assert staff.steered[-1] == {1}
+
+
+def test_where_nobody_serves_connections_still_go_past_a_slot_that_is_to_go() -> None:
+    staff = Staff(2)
+    staff.pool.slots[1].leaving = True
+    staff.hang()
+    assert staff.steered[-1] == {1}
+    staff.pool.slots[1].leaving = False
+    for slot in staff.pool.slots:
+        cast("Process", slot.holder).hung = True
+    staff.pool.reconcile()
+    assert staff.steered[-1] == set()
 
 
 def test_nobody_is_steered_before_the_start_is_over_and_in_the_final_drain(staff: Staff) -> None:
