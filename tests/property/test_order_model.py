@@ -92,8 +92,15 @@ chunks = st.tuples(
 begun = st.sampled_from(["MAIL", "BINARY"]).map(
     lambda mail: [(verb, True, None, "good") for verb in ("EHLO", "LHLO", mail, "RCPT", "LATER")]
 )
+# And without it few get between two chunks.
+asked = st.tuples(
+    st.sampled_from(["VRFY", "EHLO", "LHLO"]), st.just(True), verdicts_of_hooks, st.just("good")
+)
+between = st.tuples(begun, commands | asked, chunks).map(
+    lambda parts: [*parts[0], ("BDAT", True, None, "part"), parts[1], parts[2]]
+)
 sequences = st.lists(
-    st.lists(commands, max_size=8) | st.lists(chunks, max_size=4) | begun, max_size=10
+    st.lists(commands, max_size=8) | st.lists(chunks, max_size=4) | begun | between, max_size=10
 ).map(lambda parts: [step for part in parts for step in part])
 
 
