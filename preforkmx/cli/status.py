@@ -75,8 +75,9 @@ def _lines(document: dict[str, Any], now: dt.datetime) -> Iterator[str]:
     yield ""
     store = document["store"]
     yield f"store {store['url']} is {store['state']}"
-    if document["admin"]["address"]:
-        admin = document["admin"]
+    # A server of the version before this one has none.
+    admin = document.get("admin", {})
+    if admin.get("address"):
         yield f"admin process http://{admin['address']} is {admin['state']}"
     yield ""
     counted = [(name.replace("_", " "), count) for name, count in document["totals"].items()]

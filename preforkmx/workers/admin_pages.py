@@ -85,7 +85,7 @@ def pages(reports: Reports) -> Starlette:
 
 
 class OneRequest:
-    """Refuses bodies, and ends the connection after the answer."""
+    """Refuses bodies and long headers, and ends the connection after the answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -102,7 +102,12 @@ class OneRequest:
 
         app = self._app
         names = {name for name, value in scope["headers"] if value != b"0"}
-        if names & {b"content-length", b"transfer-encoding"}:
+        octets = len(scope["raw_path"]) + len(scope["query_string"])
+        octets += sum(len(name) + len(value) for name, value in scope["headers"])
+        if octets > HEADER_OCTETS:
+            # h11 holds back only what is not there whole, and much may come in one read.
+            app = PlainTextResponse("too long\n", 431)
+        elif names & {b"content-length", b"transfer-encoding"}:
             app = PlainTextResponse("no body is taken here\n", 413)
         await app(scope, receive, send_last)
 

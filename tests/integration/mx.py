@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
 
 COMMAND = (sys.executable, "-m", "preforkmx")
@@ -57,8 +59,17 @@ class MX:
             check=False,
         )
 
+    def command(self, name: str) -> dict:
+        """Send one command to the control socket, and return the answer."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(60)
+            sock.connect(str(self.directory / "control.sock"))
+            sock.sendall(json.dumps({"command": name}).encode() + b"\n")
+            with sock.makefile("rb") as answers:
+                return json.loads(answers.readline())
+
     def status(self) -> dict:
-        return json.loads(self.run("status", "--json").stdout)
+        return self.command("status")
 
     def pids(self) -> list[int]:
         """Return the workers' process ids, by slot."""
@@ -84,7 +95,7 @@ def serving(directory: Path, toml: str, *, workers: int = 2) -> Iterator[MX]:
         "[workers]": f"[workers]\ncount = {workers}\n",
         "[[listener]]": '[[listener]]\naddress = "127.0.0.1:0"\n',
         "[delivery]": f'[delivery]\nuse = "maildir"\npath = "{directory}/mail"\n',
-        "[admin]": f'[admin]\ncontrol = "{directory}/control.sock"\n',
+        "[admin]": f'[admin]\naddress = ""\ncontrol = "{directory}/control.sock"\n',
     }
     top = "".join(text for key, text in defaults.items() if key == "hostname" and key not in toml)
     rest = "".join(text for key, text in defaults.items() if key[0] == "[" and key not in toml)
@@ -145,10 +156,22 @@ class Generator:
     """Sends numbered messages over many sessions until it is told to stop.
 
     :param place: a port of loopback, or the path of a unix socket.
+    :param implicit_tls: each connection begins with TLS, in this context.
+    :param starttls: each session says STARTTLS, and goes on in this context.
     """
 
-    def __init__(self, place: int | Path, *, sessions: int = 10, messages: int = 5) -> None:
+    def __init__(
+        self,
+        place: int | Path,
+        *,
+        sessions: int = 10,
+        messages: int = 5,
+        implicit_tls: ssl.SSLContext | None = None,
+        starttls: ssl.SSLContext | None = None,
+    ) -> None:
         self._place = place
+        self._implicit_tls = implicit_tls
+        self._starttls = starttls
         self._sessions = sessions
         self._messages = messages
         self._number = 0
@@ -197,7 +220,7 @@ class Generator:
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if isinstance(self._place, Path):
             return await asyncio.open_unix_connection(self._place)
-        return await asyncio.open_connection("127.0.0.1", self._place)
+        return await asyncio.open_connection("127.0.0.1", self._place, ssl=self._implicit_tls)
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async def reply() -> int:
@@ -213,6 +236,14 @@ class Generator:
         if await reply() != 220 or await say("EHLO client.example") != 250:
             self.load.busy += 1
             return
+        if self._starttls is not None:
+            if await say("STARTTLS") != 220:
+                self.load.busy += 1
+                return
+            await writer.start_tls(self._starttls, server_hostname="127.0.0.1")
+            if await say("EHLO client.example") != 250:
+                self.load.busy += 1
+                return
         for _ in range(self._messages):
             self._number += 1
             number = f"{self._number:06d}"

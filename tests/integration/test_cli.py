@@ -23,6 +23,7 @@ pytestmark = pytest.mark.integration
 ANY_PORTS = {
     "PREFORKMX_LISTENER__0__ADDRESS": "127.0.0.1:0",
     "PREFORKMX_LISTENER__1__ADDRESS": "127.0.0.1:0",
+    "PREFORKMX_ADMIN__ADDRESS": "127.0.0.1:0",
 }
 CHECKS = """
 from preforkmx import Middleware, Server, SMTPError
@@ -44,7 +45,12 @@ def preforkmx(*arguments, cwd, environ=None):
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(_paths()), **(environ or {})},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(_paths()),
+            "PREFORKMX_ADMIN__ADDRESS": "",
+            **(environ or {}),
+        },
         capture_output=True,
         text=True,
         timeout=60,

@@ -195,7 +195,7 @@ def test_a_server_does_not_start_with_a_file_that_is_wrong(submission, tmp_path)
     for name in ("chain.pem", "key.pem"):
         (tmp_path / name).write_bytes((submission.directory / name).read_bytes())
     config = tmp_path / "preforkmx.toml"
-    rest = '[delivery]\nuse = "discard"\n[admin]\ncontrol = "control.sock"\n'
+    rest = '[delivery]\nuse = "discard"\n[admin]\naddress = ""\ncontrol = "control.sock"\n'
     config.write_text(SITE + rest)
     (tmp_path / "users").touch(0o600)
     (tmp_path / "users").write_text("joe:s3cret\n")

@@ -32,6 +32,7 @@ STATUS = {
         listening("127.0.0.1:41001", tls="implicit"),
         listening("127.0.0.1:41000"),
     ],
+    "admin": {"address": "127.0.0.1:41005", "state": "ready"},
 }
 
 
@@ -91,7 +92,13 @@ def test_the_announcement_says_where_mail_goes_in_and_comes_out(monkeypatch):
     assert "unix:/run/lmtp.sock    LMTP\n" in text
     assert "./preforkmx-data/mail/<domain>/<local part>/new/" in text
     assert "/opt/x/preforkmx status" in text
+    assert "  metrics     http://127.0.0.1:41005/metrics\n" in text
     assert "8025" not in text
+
+
+def test_the_announcement_is_silent_about_an_admin_process_that_is_off():
+    status = {**STATUS, "admin": {"address": "", "state": "gone"}}
+    assert "http" not in announcement(load_configuration(None, None, {}, files=False), status)
 
 
 def test_the_announcement_has_one_line_to_paste_for_the_port_that_is_open():
