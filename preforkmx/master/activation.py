@@ -12,9 +12,10 @@ import logging
 import os
 import socket
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from preforkmx.master.errors import StartRefused
+from preforkmx.master.handover import PortState
 from preforkmx.master.ports import Port, address_key
 from preforkmx.master.sockets import dropped_segments, queue_length
 
@@ -100,6 +101,22 @@ class PassedPort(Port):
         self.listener = asked
         self._socket = sock
         self.sockets = [sock] * count
+
+    def hand_over(self) -> PortState:
+        """Return what another program in this process needs to have it."""
+        return PortState(
+            kind="passed",
+            asked=self.asked,
+            listener=self.listener,
+            sockets=tuple(sock.fileno() for sock in self.sockets),
+        )
+
+    @classmethod
+    def taken_over(cls, state: PortState) -> Self:
+        """Return the port of an earlier program in this process."""
+        port = cls(state.listener, socket.socket(fileno=state.sockets[0]), len(state.sockets))
+        port.asked = state.asked
+        return port
 
     def hold(self) -> None:
         """Do nothing: it listened before this program began."""

@@ -6,15 +6,16 @@ before anything else happens, and who connects waits while the process is replac
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from preforkmx.master.errors import StartRefused
+from preforkmx.master.handover import AdminState
 from preforkmx.master.sockets import bind_tcp
 from preforkmx.session.listener import split_address
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Collection
 
 BACKLOG = 128
@@ -48,6 +49,21 @@ class AdminPort:
     def address(self) -> str:
         """HOST:PORT with the real port; ``""`` without an address."""
         return "" if self._bound is None else self._bound.address
+
+    def hand_over(self) -> AdminState | None:
+        """Return what another program in this process needs to have it."""
+        bound = self._bound
+        if bound is None:
+            return None
+        return AdminState(wanted=bound.wanted, address=bound.address, socket=bound.socket.fileno())
+
+    @classmethod
+    def taken_over(cls, state: AdminState | None) -> Self:
+        """Return the port of an earlier program in this process."""
+        port = cls()
+        if state is not None:
+            port._bound = _Bound(state.wanted, state.address, socket.socket(fileno=state.socket))
+        return port
 
     def prepare(self, wanted: str) -> None:
         """Open what a reload asks for, beside what there is.

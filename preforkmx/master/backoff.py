@@ -11,8 +11,9 @@ HEALTHY_SECONDS = 60.0
 class Backoff:
     """No wait after the first crash, then 0.25 s, doubled each time, up to 30 s."""
 
-    def __init__(self) -> None:
-        self._crashes = 0
+    def __init__(self, crashes: int = 0) -> None:
+        self.crashes = crashes
+        """How many there were since the last healthy process."""
 
     def crashed(self, healthy_seconds: float) -> float:
         """Count a crash; return how many seconds to wait before the replacement.
@@ -20,13 +21,13 @@ class Backoff:
         :param healthy_seconds: how long the process was ready, 0 when it never was.
         """
         if healthy_seconds >= HEALTHY_SECONDS:
-            self._crashes = 0
-        self._crashes += 1
-        if self._crashes == 1:
+            self.crashes = 0
+        self.crashes += 1
+        if self.crashes == 1:
             return 0.0
         # The exponent is bounded: 2⁸ × 0.25 s is past the longest wait.
-        return min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(self._crashes - 2, 8))
+        return min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(self.crashes - 2, 8))
 
     def reset(self) -> None:
         """Forget all crashes."""
-        self._crashes = 0
+        self.crashes = 0

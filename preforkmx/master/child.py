@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import socket
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
+from preforkmx.master.handover import ChildState
+from preforkmx.workers.channel import Channel
 from preforkmx.workers.reports import cut
 
 if TYPE_CHECKING:
-    from preforkmx.workers.channel import Channel, Message
+    from preforkmx.workers.channel import Message
     from preforkmx.workers.heartbeat import Cell, Reading
     from preforkmx.workers.reports import Document
 
@@ -73,6 +77,62 @@ class Child:
         self._boot_seconds = boot_seconds
         self._beat = 0
         self._beat_changed = now
+
+    def hand_over(self) -> ChildState:
+        """Return what another program in this process needs to have this child; it is alive."""
+        assert self.state != "gone"
+        return ChildState(
+            name=self.name,
+            pid=self.pid,
+            channel=self.channel.fileno(),
+            unsent=tuple(json.dumps(message) for message in self.channel.unsent()),
+            cell=None if self.cell is None else self.cell.index,
+            generation=self.generation,
+            state=self.state,
+            problems=tuple(self.problems),
+            aborted=self.aborted,
+            hung=self.hung,
+            wants_replacement=self.wants_replacement,
+            asks=self.asks,
+            started=self.started,
+            ready_at=self.ready_at,
+            kill_at=self.kill_at,
+            boot_by=self.boot_by,
+            boot_seconds=self._boot_seconds,
+            beat=self._beat,
+            beat_changed=self._beat_changed,
+        )
+
+    @classmethod
+    def taken_over(cls, state: ChildState, cell: Cell | None) -> Self:
+        """Return the child of an earlier program in this process.
+
+        It may be dead by now: until it is reaped, nobody else gets its process id.
+
+        :raises OSError: there is no descriptor to be had.
+        """
+        unsent = [json.loads(message) for message in state.unsent]
+        child = cls(
+            state.name,
+            state.pid,
+            Channel(socket.socket(fileno=state.channel), unsent),
+            cell,
+            generation=state.generation,
+            boot_seconds=state.boot_seconds,
+            now=state.beat_changed,
+        )
+        child.state = state.state
+        child.problems = list(state.problems)
+        child.aborted = state.aborted
+        child.hung = state.hung
+        child.wants_replacement = state.wants_replacement
+        child.asks = state.asks
+        child.started = state.started
+        child.ready_at = state.ready_at
+        child.kill_at = state.kill_at
+        child.boot_by = state.boot_by
+        child._beat = state.beat
+        return child
 
     @property
     def alive(self) -> bool:

@@ -13,8 +13,9 @@ from preforkmx.workers.channel import Channel
 from preforkmx.workers.process import fork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from preforkmx.master.handover import ChildState
     from preforkmx.master.reactor import Reactor
     from preforkmx.master.totals import Totals
     from preforkmx.workers.heartbeat import Cell, HeartbeatMemory
@@ -117,11 +118,29 @@ class Children:
             raise
         finally:
             theirs.close()
-        self._children.append(child)
-        self._reactor.watch(ours, partial(self._hear, child))
-        self._reactor.watch(child.pidfd, partial(self._reap, child))
+        self._watch(child)
         _logger.debug("%s started: process %d", name, pid)
         return child
+
+    def _watch(self, child: Child) -> None:
+        self._children.append(child)
+        self._reactor.watch(child.channel, partial(self._hear, child))
+        self._reactor.watch(child.pidfd, partial(self._reap, child))
+
+    def hand_over(self) -> tuple[ChildState, ...]:
+        """Return what another program in this process needs to have them all."""
+        return tuple(child.hand_over() for child in self._children)
+
+    def take_over(self, states: Iterable[ChildState]) -> None:
+        """Have the children of an earlier program in this process.
+
+        :raises OSError: there is no descriptor to be had.
+        """
+        cells = {cell.index: cell for cell in self._cells}
+        for state in states:
+            cell = None if state.cell is None else cells.pop(state.cell)
+            self._watch(Child.taken_over(state, cell))
+        self._cells = list(cells.values())
 
     def _hear(self, child: Child) -> int:
         """Take the messages that are here; return how many."""

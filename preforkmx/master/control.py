@@ -1,4 +1,4 @@
-"""The control socket: how ``preforkmx status``, ``reload``, ``drain`` and ``stop`` get here.
+"""The control socket: how ``preforkmx status``, ``reload``, ``upgrade``, ``drain`` get here.
 
 One JSON object a line, ``{"command": …}``, one JSON line in return. Nothing here waits for a
 client: a request has at most 4096 octets, there are at most 32 connections (more wait in the
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+import socket
+from typing import TYPE_CHECKING, Any, Self
 
+from preforkmx.master.handover import ConnectionState, ControlState
 from preforkmx.master.reactor import READ, WRITE
 from preforkmx.master.sockets import bind_unix
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
     from pathlib import Path
 
@@ -49,6 +50,34 @@ class ControlConnection:
         self.held = False
         """Kept open although it is silent: the answer, or the end of this process, is due."""
         self._watch()
+
+    def hand_over(self) -> ConnectionState:
+        """Return what another program in this process needs to serve this client."""
+        return ConnectionState(
+            socket=self._socket.fileno(),
+            input=self._input.decode("latin-1"),
+            output=self._output.decode("latin-1"),
+            busy=self._busy,
+            last=self._last,
+            held=self.held,
+            active=self.active,
+        )
+
+    @classmethod
+    def taken_over(cls, server: ControlServer, state: ConnectionState) -> Self:
+        """Return the client of an earlier program in this process."""
+        connection = cls(server, socket.socket(fileno=state.socket))
+        connection._input = state.input.encode("latin-1")
+        connection._output = state.output.encode("latin-1")
+        connection._busy, connection._last = state.busy, state.last
+        connection.held, connection.active = state.held, state.active
+        connection._watch()
+        return connection
+
+    @property
+    def waits(self) -> bool:
+        """Whether the answer to its request is due."""
+        return self._busy
 
     def answer(self, answer: Answer, *, hold: bool = False) -> None:
         """Send the answer to the request that is open.
@@ -156,6 +185,7 @@ class ControlServer:
     :param handle: called with the connection and the command's name; it answers at once or
         later, exactly once, with :meth:`ControlConnection.answer`.
     :param clock: seconds that only grow.
+    :param taken_over: the socket and the clients of an earlier program in this process.
     :raises StartRefused: the socket cannot be made.
     """
 
@@ -165,6 +195,7 @@ class ControlServer:
         reactor: Reactor,
         handle: Callable[[ControlConnection, str], None],
         clock: Callable[[], float],
+        taken_over: ControlState | None = None,
     ) -> None:
         self._path = path
         self.reactor = reactor
@@ -173,9 +204,29 @@ class ControlServer:
         self._connections: list[ControlConnection] = []
         self._listening = False
         self._rest_until = 0.0
-        self.replaced_dead = path.is_socket()
+        self.replaced_dead = taken_over is None and path.is_socket()
         """Whether an earlier master left its socket behind: it was killed."""
-        self._socket = bind_unix(path)
+        if taken_over is None:
+            self._socket = bind_unix(path)
+            return
+        self._socket = socket.socket(fileno=taken_over.socket)
+        self._connections += [
+            ControlConnection.taken_over(self, state) for state in taken_over.connections
+        ]
+        self._listening = True
+        self._watch()
+
+    def hand_over(self) -> ControlState:
+        """Return what another program in this process needs to serve the socket; it listens."""
+        return ControlState(
+            path=str(self._path),
+            socket=self._socket.fileno(),
+            connections=tuple(connection.hand_over() for connection in self._connections),
+        )
+
+    def waiting(self) -> list[ControlConnection]:
+        """Return the clients whose answer is due."""
+        return [connection for connection in self._connections if connection.waits]
 
     def listen(self) -> None:
         """Answer from now on; before this a client is refused, as if nobody were here."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from preforkmx.master.admin_port import AdminPort
 from preforkmx.master.children import Children
 from preforkmx.master.control import ControlConnection, ControlServer
+from preforkmx.master.handover import HoldingsState, StoreState
 from preforkmx.master.listeners import ListenerSockets
 from preforkmx.master.lock import MasterLock
 from preforkmx.master.ownership import give, make_state_folder
@@ -22,11 +25,9 @@ from preforkmx.master.totals import Totals
 from preforkmx.workers.heartbeat import HeartbeatMemory
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Collection, Sequence
-    from pathlib import Path
 
-    from preforkmx.master.plan import Plan
+    from preforkmx.master.plan import Plan, StorePlan
 
 SIGNALS = (
     signal.SIGTERM,
@@ -94,6 +95,67 @@ class Holdings:
             self.children = Children(self.reactor, self.memory, self.totals, clock)
             self.inbox = SignalInbox(SIGNALS)
             undo.pop_all()
+
+    def hand_over(self, store: StorePlan | None) -> HoldingsState:
+        """Return what another program in this process needs to have all of it.
+
+        :param store: the plan's.
+        """
+        return HoldingsState(
+            lock=self.lock.fileno(),
+            control=self.control.hand_over(),
+            listeners=self.listeners.listeners,
+            slots=self.listeners.count,
+            ports=self.listeners.hand_over(),
+            admin=self.admin.hand_over(),
+            store=None
+            if store is None or self.store_socket is None
+            else StoreState(
+                path=str(store.socket),
+                database=str(store.database),
+                url=store.url,
+                socket=self.store_socket.fileno(),
+            ),
+            lifeline=self.lifeline,
+            memory=self.memory.fd,
+            children=self.children.hand_over(),
+            totals=self.totals.hand_over(),
+        )
+
+    @classmethod
+    def taken_over(
+        cls,
+        state: HoldingsState,
+        handle: Callable[[ControlConnection, str], None],
+        clock: Callable[[], float],
+    ) -> Self:
+        """Return what an earlier program in this process held.
+
+        When it fails, this process can only exit: then the descriptors are closed.
+
+        :raises OSError: a descriptor is none, or there is none to be had.
+        """
+        holdings = cls.__new__(cls)
+        holdings.totals = Totals()
+        holdings.totals.take_over(state.totals)
+        holdings.lock = MasterLock.taken_over(state.lock)
+        holdings.listeners = ListenerSockets.taken_over(state.listeners, state.slots, state.ports)
+        holdings.admin = AdminPort.taken_over(state.admin)
+        holdings.reactor = Reactor()
+        holdings.control = ControlServer(
+            Path(state.control.path), holdings.reactor, handle, clock, state.control
+        )
+        store = state.store
+        holdings._store_path = None if store is None else Path(store.path)
+        holdings.store_socket = None if store is None else socket.socket(fileno=store.socket)
+        reader, writer = state.lifeline
+        holdings.lifeline = reader, writer
+        holdings.memory = HeartbeatMemory(0, state.memory)
+        holdings.children = Children(holdings.reactor, holdings.memory, holdings.totals, clock)
+        holdings.children.take_over(state.children)
+        # Last: from here on signals arrive.
+        holdings.inbox = SignalInbox(SIGNALS)
+        return holdings
 
     def leave(
         self,

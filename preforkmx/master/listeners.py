@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from preforkmx.master.activation import passed_ports
+from preforkmx.master.activation import PassedPort, passed_ports
 from preforkmx.master.errors import StartRefused
-from preforkmx.master.ports import Port, TcpPort, address_key, match, open_ports
+from preforkmx.master.ports import Port, TcpPort, UnixPort, address_key, match, open_ports
 from preforkmx.master.sockets import bind_tcp
 from preforkmx.master.steering import attach, program
 from preforkmx.master.unix import refuse_live
@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Collection, Iterable, Sequence
 
+    from preforkmx.master.handover import PortState
     from preforkmx.session.listener import Listener
+
+_KINDS: dict[str, type[TcpPort | UnixPort | PassedPort]] = {
+    "tcp": TcpPort,
+    "unix": UnixPort,
+    "passed": PassedPort,
+}
 
 
 class ListenerSockets:
@@ -49,6 +56,19 @@ class ListenerSockets:
         has become."""
         self.ports: list[Port] = [*passed_ports(listeners, passed, count)]
         """All that are open; during a reload also those that come and those that go."""
+
+    def hand_over(self) -> tuple[PortState, ...]:
+        """Return what another program in this process needs to have every port."""
+        return tuple(port.hand_over() for port in self.ports)
+
+    @classmethod
+    def taken_over(
+        cls, listeners: Sequence[Listener], count: int, ports: Iterable[PortState]
+    ) -> Self:
+        """Return the sockets of an earlier program in this process."""
+        sockets = cls(listeners, count)
+        sockets.ports = [_KINDS[state.kind].taken_over(state) for state in ports]
+        return sockets
 
     @property
     def count(self) -> int:

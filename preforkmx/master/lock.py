@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from preforkmx.master.errors import StartRefused
 
@@ -43,6 +43,17 @@ class MasterLock:
             raise StartRefused(f"{path} cannot be locked: {error.strerror}") from error
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    @classmethod
+    def taken_over(cls, fd: int) -> Self:
+        """Return the lock that an earlier program in this process took."""
+        lock = cls.__new__(cls)
+        lock._fd = fd
+        return lock
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._fd
 
     def close(self) -> None:
         """Close the descriptor; in the master this lets go of the lock."""

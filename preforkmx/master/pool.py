@@ -11,10 +11,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from preforkmx.errors import BootError
+from preforkmx.master.handover import PoolState
 from preforkmx.master.slot import PROCESSES, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from preforkmx.master.child import Child
     from preforkmx.master.hiring import Hiring
@@ -59,6 +60,31 @@ class Pool:
         self._hiring = hiring
         self._clock = clock
         self._steer = steer
+
+    def hand_over(self) -> PoolState:
+        """Return what another program in this process needs to go on; nobody is gone."""
+        return PoolState(
+            generation=self.generation,
+            crashes=self.crashes,
+            slots=tuple(slot.hand_over() for slot in self.slots),
+            former=tuple(slot.hand_over() for slot in self.former),
+            store=None if self.store is None else self.store.hand_over(),
+            admin=self.admin.hand_over(),
+        )
+
+    def take_over(self, state: PoolState, children: Iterable[Child]) -> None:
+        """Go on with the pool of an earlier program in this process.
+
+        :param children: all of its processes.
+        """
+        by_pid = {child.pid: child for child in children}
+        self.generation, self.crashes = state.generation, state.crashes
+        self.slots = [Slot.taken_over(slot, by_pid) for slot in state.slots]
+        self.former = [Slot.taken_over(slot, by_pid) for slot in state.former]
+        if state.store is not None:
+            self.store = Slot.taken_over(state.store, by_pid, "store")
+        self.admin = Slot.taken_over(state.admin, by_pid, "admin")
+        self.refills = True
 
     def workers(self) -> Iterator[Child]:
         """Every worker that has not been reaped."""

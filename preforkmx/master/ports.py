@@ -8,9 +8,10 @@ import socket
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from preforkmx.master.errors import StartRefused
+from preforkmx.master.handover import PortState
 from preforkmx.master.sockets import (
     accept_syns,
     bind_tcp,
@@ -99,6 +100,10 @@ class Port(ABC):
     def close(self) -> None:
         """Close the sockets in the master, and remove what was made for them."""
 
+    @abstractmethod
+    def hand_over(self) -> PortState:
+        """Return what another program in this process needs to have it."""
+
     def adopt(self, listener: Listener) -> None:
         """Take over the options of another generation's listener on this address."""
         earlier, self.listener = self.listener, replace(listener, address=self.listener.address)
@@ -147,6 +152,27 @@ class TcpPort(Port):
             raise
         shown = f"[{self._host}]" if ":" in self._host else self._host
         self.listener = replace(asked, address=f"{shown}:{self._number}")
+
+    def hand_over(self) -> PortState:
+        """Return what another program in this process needs to have it."""
+        return PortState(
+            kind="tcp",
+            asked=self.asked,
+            listener=self.listener,
+            sockets=tuple(sock.fileno() for sock in self.sockets),
+            dropped=self._dropped,
+            held=self._held,
+        )
+
+    @classmethod
+    def taken_over(cls, state: PortState) -> Self:
+        """Return the port of an earlier program in this process."""
+        port = cls.__new__(cls)
+        port.asked, port.listener = state.asked, state.listener
+        port._host, port._number = split_address(state.listener.address)
+        port.sockets = [socket.socket(fileno=fd) for fd in state.sockets]
+        port._dropped, port._held = state.dropped, state.held
+        return port
 
     def listen(self) -> None:
         """Listen, in the order of the slots.
@@ -250,6 +276,29 @@ class UnixPort(Port):
         self.listener = asked
         self._unix = UnixSocket(path, asked.backlog, mode)
         self.sockets = [self._unix.socket] * count
+
+    def hand_over(self) -> PortState:
+        """Return what another program in this process needs to have it."""
+        device, inode = self._unix.file
+        return PortState(
+            kind="unix",
+            asked=self.asked,
+            listener=self.listener,
+            sockets=tuple(sock.fileno() for sock in self.sockets),
+            device=device,
+            inode=inode,
+        )
+
+    @classmethod
+    def taken_over(cls, state: PortState) -> Self:
+        """Return the port of an earlier program in this process."""
+        path = state.listener.unix_path
+        assert path is not None
+        port = cls.__new__(cls)
+        port.asked, port.listener = state.asked, state.listener
+        port._unix = UnixSocket.taken_over(path, state.sockets[0], (state.device, state.inode))
+        port.sockets = [port._unix.socket] * len(state.sockets)
+        return port
 
     def hold(self) -> None:
         """Do nothing: it was made with a mode that lets nobody in."""

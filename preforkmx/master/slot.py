@@ -7,12 +7,13 @@ the holder's place once it is ready, and the holder retires.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from preforkmx.master.backoff import Backoff
+from preforkmx.master.handover import SlotState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from preforkmx.master.child import Child
 
@@ -48,6 +49,41 @@ class Slot:
         master's clock."""
         self.leaving = False
         """Whether the slot itself is to go: no connection shall begin in it."""
+
+    def hand_over(self) -> SlotState:
+        """Return what another program in this process needs to have this place."""
+        return SlotState(
+            index=self.index,
+            holder=_pid(self.holder),
+            successor=_pid(self.successor),
+            stand_in=_pid(self.stand_in),
+            retired=tuple(child.pid for child in self.retired if child.alive),
+            crashes=self.backoff.crashes,
+            refill_at=self.refill_at,
+            leaving=self.leaving,
+        )
+
+    @classmethod
+    def taken_over(
+        cls, state: SlotState, children: Mapping[int, Child], kind: Kind = "worker"
+    ) -> Self:
+        """Return the place of an earlier program in this process.
+
+        :param children: by their process ids.
+        """
+
+        def child(pid: int | None) -> Child | None:
+            return None if pid is None else children[pid]
+
+        slot = cls(state.index, kind)
+        slot.holder = child(state.holder)
+        slot.successor = child(state.successor)
+        slot.stand_in = child(state.stand_in)
+        slot.retired = [children[pid] for pid in state.retired]
+        slot.backoff = Backoff(state.crashes)
+        slot.refill_at = state.refill_at
+        slot.leaving = state.leaving
+        return slot
 
     def __iter__(self) -> Iterator[Child]:
         yield from self.retired
@@ -118,3 +154,7 @@ class Slot:
         else:
             child.kill()
         self.retired.append(child)
+
+
+def _pid(child: Child | None) -> int | None:
+    return child.pid if child is not None and child.alive else None

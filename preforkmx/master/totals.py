@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from preforkmx.master.handover import Count
 from preforkmx.observe.counters import Counters
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _LARGEST = 2**53
 """More in one message is no count: a second has not so many octets."""
@@ -21,6 +27,16 @@ class Totals:
         for name, value in added.items():
             if name in self._totals and type(value) is int and 0 <= value <= _LARGEST:
                 self._totals[name] += value
+
+    def hand_over(self) -> tuple[Count, ...]:
+        """Return what another program in this process has to go on with."""
+        return tuple(Count(name=name, value=value) for name, value in self._totals.items())
+
+    def take_over(self, counts: Iterable[Count]) -> None:
+        """Go on with the totals of an earlier program; one that is not counted any more ends."""
+        for count in counts:
+            if count.name in self._totals:
+                self._totals[count.name] = count.value
 
     def as_dict(self) -> dict[str, int]:
         """Return every total by its counter's name."""

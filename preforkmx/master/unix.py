@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from preforkmx.master.errors import StartRefused
 from preforkmx.master.sockets import bind_unix
@@ -38,17 +38,30 @@ class UnixSocket:
         self._path = path
         self.socket = bind_unix(path, mode)
         try:
-            self._file = _identity(path)
+            self.file = _identity(path)
+            """Device and inode of the file."""
             self.socket.listen(backlog)
         except OSError as error:
             self.socket.close()
             path.unlink(missing_ok=True)
             raise StartRefused(f"unix:{path} cannot be listened on: {error.strerror}") from error
 
+    @classmethod
+    def taken_over(cls, path: Path, fd: int, file: tuple[int, int]) -> Self:
+        """Return the socket of an earlier program in this process.
+
+        :param file: device and inode.
+        """
+        made = cls.__new__(cls)
+        made._path = path
+        made.socket = socket.socket(fileno=fd)
+        made.file = file
+        return made
+
     def admit(self) -> None:
         """Let everybody connect who may enter the folder."""
         try:
-            if _identity(self._path) == self._file:
+            if _identity(self._path) == self.file:
                 self._path.chmod(MODE)
         except OSError as error:
             _logger.warning("clients cannot be let in at unix:%s: %s", self._path, error.strerror)
@@ -56,7 +69,7 @@ class UnixSocket:
     def unlink(self) -> None:
         """Remove the file, unless it is gone, or another server's by now."""
         try:
-            if _identity(self._path) == self._file:
+            if _identity(self._path) == self.file:
                 self._path.unlink()
         except OSError:
             # Gone, or its folder is: there is nothing that a client could find.

@@ -45,14 +45,15 @@ _MESSAGES_A_CALL = 32
 class Channel:
     """One end.
 
+    :param unsent: messages that an earlier owner of this end could not send.
     :ivar ended: the other side is gone; what it sent before has been received.
     :ivar dropped: messages received that were none.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, unsent: Iterable[Message] = ()) -> None:
         sock.setblocking(False)
         self._socket = sock
-        self._waiting: dict[str, Message] = {}
+        self._waiting: dict[str, Message] = {message["type"]: message for message in unsent}
         self._counters: dict[str, int] = {}
         self.ended = False
         self.dropped = 0
@@ -66,6 +67,10 @@ class Channel:
     def fileno(self) -> int:
         """Return the descriptor to wait on; -1 once it is closed."""
         return self._socket.fileno()
+
+    def unsent(self) -> list[Message]:
+        """Return the messages that wait, in their order."""
+        return list(self._waiting.values())
 
     def post(self, kind: str, **values: Any) -> None:
         """Send a message now, or with a later call when the socket is full.

@@ -88,12 +88,17 @@ class HeartbeatMemory:
     """The shared memory and its cells.
 
     :param cells: how many processes may be alive at once.
+    :param fd: the memory of an earlier program in this process, which has its own number of
+        cells.
     """
 
-    def __init__(self, cells: int) -> None:
-        self.fd = os.memfd_create("preforkmx-heartbeat", os.MFD_CLOEXEC)
+    def __init__(self, cells: int, fd: int | None = None) -> None:
+        self.fd = os.memfd_create("preforkmx-heartbeat", os.MFD_CLOEXEC) if fd is None else fd
         try:
-            os.ftruncate(self.fd, cells * _CELL_OCTETS)
+            if fd is None:
+                os.ftruncate(self.fd, cells * _CELL_OCTETS)
+            else:
+                cells = os.fstat(fd).st_size // _CELL_OCTETS
             self._map = mmap.mmap(self.fd, cells * _CELL_OCTETS)
         except BaseException:
             os.close(self.fd)
