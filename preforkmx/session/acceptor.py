@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ ACCEPTS_PER_WAKE = 16
 BACK_OFF_SECONDS = 0.1
 """How long accepting rests when the process or the machine is out of something. The waiting
 connections stay in the listener's queue meanwhile."""
+COMPLAINT_SECONDS = 60.0
+"""The time between two lines in the log that say so."""
 
 
 class Acceptor:
@@ -45,6 +49,7 @@ class Acceptor:
         self._logger = logger
         self._running = False
         self._resting: asyncio.TimerHandle | None = None
+        self._complained = -inf
         sock.setblocking(False)
 
     def start(self) -> None:
@@ -80,16 +85,24 @@ class Acceptor:
                 # The client went away while it was queued.
                 continue
             except OSError as error:
-                self._trouble(error)
+                if error.errno == errno.EINVAL:
+                    # The master has shut it for all processes: it listens no more.
+                    self.stop()
+                else:
+                    self._trouble(error)
                 return
             connection.setblocking(False)
             self._take(connection, address, self._listener)
 
     def _trouble(self, error: OSError) -> None:
         """Rest for a while: the socket stays readable, and asking again at once would spin."""
-        self._logger.error(
-            "cannot accept", extra={"listener": self._listener.address, "error": error.strerror}
-        )
+        now = self._loop.time()
+        if now - self._complained >= COMPLAINT_SECONDS:
+            self._complained = now
+            self._logger.error(
+                "cannot accept",
+                extra={"listener": self._listener.address, "error": error.strerror},
+            )
         if self._running and self._resting is None:
             self._loop.remove_reader(self._sock.fileno())
             self._resting = self._loop.call_later(BACK_OFF_SECONDS, self._resume)

@@ -8,7 +8,7 @@ import signal
 import smtplib
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -37,8 +37,12 @@ def ready(mx: MX) -> list[int]:
 
 def sockets_of(pid: int) -> int:
     """Return how many descriptors of a process are sockets."""
-    links = Path(f"/proc/{pid}/fd").iterdir()
-    return sum(str(link.readlink()).startswith("socket:") for link in links)
+    count = 0
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        # A control connection may be gone by now.
+        with suppress(FileNotFoundError):
+            count += str(link.readlink()).startswith("socket:")
+    return count
 
 
 def test_ttin_adds_a_slot_and_ttou_takes_the_highest_away_without_losing_a_client(tmp_path):
@@ -123,7 +127,7 @@ def test_the_last_slot_stays_and_a_reload_sets_the_count_that_is_configured(tmp_
             time.sleep(0.05)
         until(lambda: "fewer there may not be" in mx.log, mx)
         assert ready(mx) == [0]
-        assert mx.run("reload").returncode == 0
+        assert mx.command("reload")["ok"]
         assert ready(mx) == [0, 1]
 
 
@@ -138,8 +142,8 @@ def test_a_reload_changes_the_number_of_workers_under_load(tmp_path, workers):
             await generator.acknowledged(20)
             for count in (workers, 2):
                 mx.config.write_text(text.replace("count = 2", f"count = {count}"))
-                answer = await asyncio.to_thread(mx.run, "reload")
-                assert answer.returncode == 0, answer.stderr
+                answer = await asyncio.to_thread(mx.command, "reload")
+                assert answer["ok"], answer
                 assert await asyncio.to_thread(ready, mx) == list(range(count))
                 await generator.acknowledged(50)
             generator.stopping.set()

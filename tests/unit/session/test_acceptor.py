@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import logging
 import os
 import socket
 import subprocess
@@ -13,7 +15,7 @@ import textwrap
 import pytest
 
 from preforkmx import Listener, Server
-from preforkmx.session.acceptor import ACCEPTS_PER_WAKE
+from preforkmx.session.acceptor import ACCEPTS_PER_WAKE, BACK_OFF_SECONDS, Acceptor
 from preforkmx.testing import Client, running
 
 EXHAUSTED = textwrap.dedent(
@@ -174,3 +176,68 @@ def test_a_client_that_left_while_it_was_queued_is_no_trouble(run, caplog):
 
     run(test())
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+class Exhausted:
+    """A listening socket of a machine that is out of something."""
+
+    def __init__(self, number: int) -> None:
+        self.error = OSError(number, os.strerror(number))
+        self.asked = 0
+        self.pair = socket.socketpair()
+        self.pair[0].sendall(b"somebody waits")
+
+    def setblocking(self, _flag) -> None:
+        """Take it as it is."""
+
+    def fileno(self) -> int:
+        return self.pair[1].fileno()
+
+    def accept(self):
+        self.asked += 1
+        raise self.error
+
+    def close(self) -> None:
+        for end in self.pair:
+            end.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENFILE, errno.EMFILE, errno.ENOMEM, errno.ENOBUFS])
+def test_a_machine_that_is_out_of_something_is_asked_now_and_then_and_told_of_once(
+    run, caplog, number
+):
+    async def test():
+        with contextlib.closing(Exhausted(number)) as sock:
+            acceptor = Acceptor(
+                asyncio.get_running_loop(),
+                sock,
+                Listener("127.0.0.1:0"),
+                lambda *_: None,
+                logging.getLogger("preforkmx"),
+            )
+            acceptor.start()
+            await asyncio.sleep(4 * BACK_OFF_SECONDS)
+            acceptor.stop()
+            assert 2 <= sock.asked <= 5
+        assert [record.error for record in caplog.records] == [os.strerror(number)]
+
+    run(test())
+
+
+def test_a_socket_that_was_shut_for_all_processes_is_left_alone(run, caplog):
+    async def test():
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            acceptor = Acceptor(
+                asyncio.get_running_loop(),
+                sock,
+                Listener("127.0.0.1:0"),
+                lambda *_: None,
+                logging.getLogger("preforkmx"),
+            )
+            acceptor.start()
+            sock.shutdown(socket.SHUT_RDWR)
+            await asyncio.sleep(0.05)
+            assert not acceptor._running
+        assert caplog.records == []
+
+    run(test())
