@@ -58,7 +58,7 @@ class Preforkmx(Server):
         lines += ["[delivery]", f'use = "{self.delivery}"']
         if self.delivery == "maildir":
             lines.append(f'path = "{self.mail}"')
-        lines += ["[admin]", f'control = "{self.folder}/control.sock"']
+        lines += ["[admin]", 'address = ""', f'control = "{self.folder}/control.sock"']
         configuration = self.folder / "preforkmx.toml"
         configuration.write_text("\n".join(lines) + "\n")
         return [sys.executable, "-m", "preforkmx", "serve", "-c", str(configuration)]
