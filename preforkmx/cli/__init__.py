@@ -14,6 +14,7 @@ VERBS = {
     "config": "preforkmx.cli.config",
     "status": "preforkmx.cli.status",
     "reload": "preforkmx.cli.reload",
+    "upgrade": "preforkmx.cli.upgrade",
     "drain": "preforkmx.cli.drain",
     "stop": "preforkmx.cli.drain",
     "hash-password": "preforkmx.cli.hash_password",

@@ -20,6 +20,8 @@ from preforkmx.cli.common import (
     refuses_bad_configurations,
 )
 from preforkmx.errors import ConfigError
+from preforkmx.master.errors import StartRefused
+from preforkmx.master.reexec import Trial, take_handover
 from preforkmx.master.supervisor import Master
 
 if TYPE_CHECKING:
@@ -36,17 +38,33 @@ def serve(path: Path | None, app: str | None) -> None:
     """Run the server until it is stopped.
 
     Without a configuration it is a demo on loopback. TERM drains, INT and QUIT stop at once,
-    HUP reloads. Exit status: 0 after any stop that was asked for, 2 a wrong configuration, 3 a
+    HUP reloads, USR2 upgrades. Exit status: 0 after any stop that was asked for, 2 a wrong configuration, 3 a
     worker could not start, 1 anything else (a port is taken, something is not permitted).
     """
+    try:
+        handover = take_handover(os.environ)
+    except StartRefused as refusal:
+        leave(Exit.FAILED, str(refusal))
     found = configuration_path(path)
     environ = dict(os.environ)
+    if isinstance(handover, Trial):
+
+        def read() -> tuple[Plan, Path]:
+            site = Site.read(found, app, environ)
+            return site.plan(), site.control
+
+        sys.exit(handover.run(read))
     if found is None:
         try:
             prepare()
         except OSError as error:
             leave(Exit.FAILED, f"the demo's files cannot be made: {error}")
-    site = Site.read(found, app, environ)
+    try:
+        site = Site.read(found, app, environ)
+        plan = site.plan()
+    except ConfigError as error:
+        # It was right a moment ago; the workers of the program before this one drain.
+        leave(Exit.CONFIGURATION if handover is None else Exit.FAILED, *error.problems)
     try:
         site.control.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -63,4 +81,5 @@ def serve(path: Path | None, app: str | None) -> None:
         if found is None:
             click.echo(announcement(site.loaded, status))
 
-    sys.exit(Master(site.plan(), control=site.control, load=load, announce=announce).run())
+    master = Master(plan, control=site.control, load=load, announce=announce, handover=handover)
+    sys.exit(master.run())

@@ -146,7 +146,10 @@ class Hiring:
 
         def run(channel: Channel, _cell: Cell) -> int:
             return run_checker(
-                partial(_check, plan), channel, log_format=plan.log_format, log_level=plan.log_level
+                partial(check_plan, plan),
+                channel,
+                log_format=plan.log_format,
+                log_level=plan.log_level,
             )
 
         return holdings.children.start(
@@ -176,7 +179,12 @@ class Hiring:
         return become
 
 
-def _check(plan: Plan) -> None:
+def check_plan(plan: Plan) -> None:
+    """Try what a worker and the store process would do at their boot; called in their user.
+
+    :raises ConfigError: with every problem.
+    :raises BootError: something that is needed is missing.
+    """
     if plan.store is not None and plan.identity is not None:
         problems = store_problems(plan.store)
         if problems:

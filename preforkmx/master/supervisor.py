@@ -14,32 +14,42 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from preforkmx._version import __version__
 from preforkmx.errors import BootError
 from preforkmx.master.activation import take_passed_sockets
 from preforkmx.master.errors import StartRefused
+from preforkmx.master.handover import FORMAT, Handover
 from preforkmx.master.hiring import Hiring
-from preforkmx.master.holdings import Holdings
+from preforkmx.master.holdings import SIGNALS, Holdings
 from preforkmx.master.leaving import Drain, fast_stop
 from preforkmx.master.notify import ServiceManager
 from preforkmx.master.open_files import raise_open_files
 from preforkmx.master.plan import MOST_SLOTS
 from preforkmx.master.pool import Pool
 from preforkmx.master.procedure import Procedure, Steps
+from preforkmx.master.reexec import (
+    adopted,
+    all_signals_blocked,
+    execute,
+    plan_of_workers,
+    unblock_signals,
+)
 from preforkmx.master.reload import Reload
 from preforkmx.master.resizing import one_less, one_more
 from preforkmx.master.starting import EXIT_BOOT, EXIT_REFUSED, Start
 from preforkmx.master.status import status_document
 from preforkmx.master.steering import Steering
+from preforkmx.master.upgrade import Upgrade
 from preforkmx.observe.log import LogWriter, configure_logging
 from preforkmx.workers.checker import EXIT_CONFIGURATION
 from preforkmx.workers.loops import loop_factory
 from preforkmx.workers.process import set_title
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from preforkmx.master.control import ControlConnection
+    from preforkmx.master.control import Answer, ControlConnection
     from preforkmx.master.plan import Plan
     from preforkmx.master.status import Status
 
@@ -56,7 +66,9 @@ class Master:
     :param control: the path of the control socket.
     :param load: reads the configuration again for a reload; raises ConfigError with every
         problem.
-    :param announce: called once, with the status document, when every slot is ready.
+    :param announce: called once, with the status document, when every slot is ready; not after
+        a re-execution.
+    :param handover: what the program left that was the master in this process before.
     """
 
     def __init__(
@@ -66,8 +78,10 @@ class Master:
         control: Path,
         load: Callable[[], Plan],
         announce: Callable[[Status], None] | None = None,
+        handover: Handover | None = None,
     ) -> None:
-        self._plan = plan
+        self._plan = plan if handover is None else plan_of_workers(plan, handover)
+        self._taken = handover
         self._control = control
         self._load = load
         self._announce = announce
@@ -80,10 +94,17 @@ class Master:
         self._reload: Reload | None = None
         self._reload_wanted = False
         self._reload_number = 1
+        self._upgrade: Upgrade | None = None
+        self._upgrade_wanted = False
+        self._upgraded = False
+        """Whether the reload that is under way is the first one of a new program."""
         self._slots_wanted = 0
         """How many slots more there shall be than there are, or fewer."""
         self._waiting_now: list[ControlConnection] = []
         self._waiting_next: list[ControlConnection] = []
+        """For the next reload."""
+        self._upgrading_next: list[ControlConnection] = []
+        """For the next upgrade."""
         # Made in run().
         self._manager: ServiceManager
         self._holdings: Holdings
@@ -96,13 +117,29 @@ class Master:
         """Run until stopped, and return the exit status.
 
         0 after a stop that was asked for; 1 when a port is taken or not permitted; 2 when the
-        checker finds the configuration wrong; 3 when a process cannot boot.
+        checker finds the configuration wrong; 3 when a process cannot boot. After a
+        re-execution whatever is wrong is 1.
         """
         self._configure_log(self._plan)
         self._manager = ServiceManager(os.environ, self._clock)
         set_title(f"master [{self._plan.hostname}]")
         # A parent that ignores SIGCHLD would make every exit status vanish.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        status = self._prepare()
+        if status is not None:
+            # The workers of an earlier program see their channels end, and drain.
+            return status if self._taken is None else EXIT_REFUSED
+        try:
+            return self._supervise()
+        except Exception:
+            # The workers see their channels end, and drain: that loses no mail.
+            _logger.exception("the master ends by an exception that nobody expected")
+            return EXIT_REFUSED
+        finally:
+            self._holdings.close()
+
+    def _prepare(self) -> int | None:
+        """Have the holdings; return the exit status if that cannot be."""
         try:
             loop_factory(self._plan.loop)
         except BootError as error:
@@ -116,20 +153,15 @@ class Master:
             return EXIT_CONFIGURATION
         if self._plan.identity is None and os.geteuid() == 0:
             _logger.warning("workers run as root: set workers.user")
+        if self._taken is not None:
+            return self._take_over(self._taken)
         try:
             passed = take_passed_sockets(os.environ)
             self._holdings = Holdings(self._plan, self._control, self._command, self._clock, passed)
         except StartRefused as refusal:
             _logger.error("%s", refusal)
             return EXIT_REFUSED
-        try:
-            return self._supervise()
-        except Exception:
-            # The workers see their channels end, and drain: that loses no mail.
-            _logger.exception("the master ends by an exception that nobody expected")
-            return EXIT_REFUSED
-        finally:
-            self._holdings.close()
+        return None
 
     def _configure_log(self, plan: Plan) -> None:
         # The writer is never started: no thread may exist while this process forks.
@@ -146,7 +178,10 @@ class Master:
         )
         gc.collect()
         self._start = Start(self._pool, self._hiring, holdings, self._clock)
-        self._procedure = Procedure(self._start.steps(), self._clock)
+        if self._taken is None:
+            self._procedure = Procedure(self._start.steps(), self._clock)
+        else:
+            self._go_on(self._taken)
         while self._exit_status is None:
             self._turn()
         _logger.info(
@@ -216,16 +251,24 @@ class Master:
                 self._stop_fast()
                 return
             self._started_up()
+        self._answer_procedure()
+        if self._upgrade_wanted:
+            # It ends with a reload: who wants one is served too.
+            self._upgrade_if_wanted()
+        else:
+            self._reload_if_wanted()
+        self._resize_if_wanted()
+
+    def _answer_procedure(self) -> None:
         if self._reload is not None:
             self._answer_reload()
-        self._reload_if_wanted()
-        self._resize_if_wanted()
+        if self._upgrade is not None:
+            self._end_upgrade()
 
     def _replace_procedure(self, steps: Steps) -> None:
         if self._procedure is not None:
             self._procedure.cancel()
-        if self._reload is not None:
-            self._answer_reload()
+        self._answer_procedure()
         self._procedure = Procedure(steps, self._clock)
 
     def _drain(self, *, lame_duck: bool) -> None:
@@ -292,25 +335,133 @@ class Master:
     def _answer_reload(self) -> None:
         assert self._reload is not None
         problems, self._reload = self._reload.problems, None
-        if self._state == "reloading":
-            self._state = "ready"
-            self._manager.ready()
+        if problems and self._upgraded:
+            problems = [
+                "the master is the new program, and the workers before it go on, because:",
+                *problems,
+            ]
+        upgraded, self._upgraded = self._upgraded, False
+        if upgraded and not problems:
+            # It is no part of a reload, and runs the old program still. So does the store
+            # process, which the workers of both programs use.
+            self._pool.change_admin()
+        self._end_reloading()
         if not problems:
             self._configure_log(self._pool.plan)
             set_title(f"master [{self._pool.plan.hostname}]")
+        answer: Answer = {"generation": self._pool.generation}
+        self._answer_waiting(problems, answer | {"version": __version__} if upgraded else answer)
+
+    def _end_reloading(self) -> None:
+        if self._state == "reloading":
+            self._state = "ready"
+            self._manager.ready()
+
+    def _answer_waiting(self, problems: list[str], done: Answer | None = None) -> None:
         waiting, self._waiting_now = self._waiting_now, []
         for connection in waiting:
             if problems:
                 connection.answer({"ok": False, "problems": problems})
             else:
-                connection.answer({"ok": True, "generation": self._pool.generation})
+                connection.answer({"ok": True, **(done or {})})
 
     def _refuse_reloads(self) -> None:
-        self._reload_wanted = False
+        self._reload_wanted = self._upgrade_wanted = False
         self._slots_wanted = 0
-        waiting, self._waiting_next = self._waiting_next, []
+        waiting = [*self._waiting_next, *self._upgrading_next]
+        self._waiting_next, self._upgrading_next = [], []
         for connection in waiting:
             connection.answer({"ok": False, "problems": ["the server is stopping"]})
+
+    # Re-execution in place.
+
+    def _want_upgrade(self, connection: ControlConnection | None) -> None:
+        """Upgrade now, or after what is under way."""
+        if self._state == "draining":
+            if connection is not None:
+                connection.answer({"ok": False, "problems": ["the server is stopping"]})
+            return
+        self._upgrade_wanted = True
+        if connection is not None:
+            self._upgrading_next.append(connection)
+        if self._procedure is None:
+            self._upgrade_if_wanted()
+
+    def _upgrade_if_wanted(self) -> None:
+        self._upgrade_wanted = False
+        self._waiting_now, self._upgrading_next = self._upgrading_next, []
+        self._state = "reloading"
+        self._manager.reloading()
+        _logger.info("upgrading: the new program is tried")
+        self._upgrade = Upgrade(
+            self._holdings.children, self._handover, generation=self._pool.generation
+        )
+        self._procedure = Procedure(self._upgrade.steps(), self._clock)
+
+    def _end_upgrade(self) -> None:
+        assert self._upgrade is not None
+        upgrade, self._upgrade = self._upgrade, None
+        problems = upgrade.problems
+        if not problems:
+            problems = [self._reexecute(upgrade)]
+        self._end_reloading()
+        self._answer_waiting(problems)
+
+    def _reexecute(self, upgrade: Upgrade) -> str:
+        """Become the new program; return why it cannot be done, when everything goes on."""
+        # Who is gone has no process id any more that a place could be found by.
+        self._pool.reconcile()
+        _logger.info("upgrading: the new program takes over")
+        signals: list[signal.Signals] = []
+        try:
+            with all_signals_blocked() as mask:
+                signals = self._holdings.inbox.take()
+                handover = self._handover(mask, signals)
+                execute(upgrade.program, handover, {**os.environ, **self._manager.environment})
+        except OSError as error:
+            problem = error.strerror or str(error)
+        _logger.error("the upgrade is refused: %s", problem)
+        for number in signals:
+            self._take_signal(number)
+        return problem
+
+    def _handover(self, mask: Sequence[int] = (), signals: Sequence[int] = ()) -> Handover:
+        plan = self._pool.plan
+        return Handover(
+            format=FORMAT,
+            version=__version__,
+            pid=os.getpid(),
+            started=self._started,
+            reloads=self._reload_number,
+            identity=plan.identity,
+            holdings=self._holdings.hand_over(plan.store),
+            pool=self._pool.hand_over(),
+            signals=tuple(int(number) for number in signals),
+            mask=tuple(mask),
+        )
+
+    def _take_over(self, handover: Handover) -> int | None:
+        try:
+            self._holdings = Holdings.taken_over(handover.holdings, self._command, self._clock)
+        except Exception:
+            # The files of sockets stay, as after a kill: the next master finds them dead.
+            _logger.exception("the new program cannot take over: the workers drain, and exit")
+            return EXIT_REFUSED
+        unblock_signals(handover, SIGNALS)
+        return None
+
+    def _go_on(self, handover: Handover) -> None:
+        """Be the master of what an earlier program left, and let new workers take over."""
+        self._pool.take_over(handover.pool, self._holdings.children)
+        self._started, self._reload_number = handover.started, handover.reloads
+        self._state = "ready"
+        adopted()
+        _logger.info("version %s took over from version %s", __version__, handover.version)
+        self._upgraded = True
+        self._waiting_next = self._holdings.control.waiting()
+        self._want_reload(None)
+        for number in handover.signals:
+            self._take_signal(signal.Signals(number))
 
     # Slots.
 
@@ -334,30 +485,35 @@ class Master:
 
     def _take_signals(self) -> None:
         for number in self._holdings.inbox.take():
-            if number == signal.SIGTERM:
-                self._terms += 1
-                _logger.info("SIGTERM")
-                if self._terms > 1:
-                    self._stop_fast()
-                else:
-                    self._drain(lame_duck=True)
-            elif number in (signal.SIGINT, signal.SIGQUIT):
-                _logger.info("%s", number.name)
+            self._take_signal(number)
+
+    def _take_signal(self, number: signal.Signals) -> None:
+        if number == signal.SIGUSR1:
+            _logger.warning("%s means nothing to this master", number.name)
+            return
+        _logger.info("%s", number.name)
+        if number == signal.SIGTERM:
+            self._terms += 1
+            if self._terms > 1:
                 self._stop_fast()
-            elif number == signal.SIGHUP:
-                _logger.info("SIGHUP")
-                self._want_reload(None)
-            elif number in (signal.SIGTTIN, signal.SIGTTOU):
-                _logger.info("%s", number.name)
-                self._want_slots(1 if number == signal.SIGTTIN else -1)
             else:
-                _logger.warning("%s means nothing to this master", number.name)
+                self._drain(lame_duck=True)
+        elif number in (signal.SIGINT, signal.SIGQUIT):
+            self._stop_fast()
+        elif number == signal.SIGHUP:
+            self._want_reload(None)
+        elif number == signal.SIGUSR2:
+            self._want_upgrade(None)
+        elif number in (signal.SIGTTIN, signal.SIGTTOU):
+            self._want_slots(1 if number == signal.SIGTTIN else -1)
 
     def _command(self, connection: ControlConnection, command: str) -> None:
         if command == "status":
             connection.answer(self._status())
         elif command == "reload":
             self._want_reload(connection)
+        elif command == "upgrade":
+            self._want_upgrade(connection)
         elif command in ("drain", "stop", "stop-now"):
             if command == "stop-now":
                 self._stop_fast()
