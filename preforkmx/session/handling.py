@@ -41,9 +41,13 @@ async def handle_message(session: Session, envelope: Envelope) -> None:
     # A chunk behind the one at which a handler failed is refused with what the handler said.
     if end.fault is not None and end.fault is not reply:
         reply, session.by = end.fault.closing() if reply and reply.close else end.fault, None
-    answers = answers_to(envelope, session.core.recipients, reply, lmtp=session.lmtp)
-    # The best of them tells what became of the message.
-    reply = min(answers, key=lambda answer: answer.code)
+    if session.lmtp or envelope.rejections:
+        answers = answers_to(envelope, session.core.recipients, reply, lmtp=session.lmtp)
+        # The best of them tells what became of the message.
+        reply = min(answers, key=lambda answer: answer.code)
+    else:
+        reply = reply or replies.queued(envelope.id)
+        answers = (reply,)
     if reply.code < 400:
         service.counters.messages += 1
         session.messages += 1

@@ -14,6 +14,8 @@ from preforkmx.protocol.order import State
 if TYPE_CHECKING:
     from preforkmx.session.session import Session
 
+_CHUNKS = State.CHUNKS
+
 RATE_WINDOW_SECONDS = 60.0
 """Over how long a message's data rate is looked at."""
 
@@ -117,39 +119,47 @@ class IncomingMessage(MessageStream):
         :raises MessageAborted: it sent nothing for too long, or too little.
         """
         session = self._session
-        service = session.service
         core = session.core
+        timeout = session.service.command_timeout
+        rate = session.service.minimum_rate
         # Nobody heard them: they belong to a refused chunk, or to a message that is too large.
         self._came += self._unheard
         self._unheard = 0
-        if core.state is not State.CHUNKS:
+        began = session.now()
+        until = began + timeout
+        before = 0
+        if core.state is not _CHUNKS:
             self._until = inf
-        elif core.unsent or self._until == inf:
-            # Not at each octet: a command has its time as a whole.
-            self._until = session.now() + service.command_timeout
-        silent = 0.0
-        while True:
+        else:
             before = core.buffered
-            began = session.now()
-            await self._wait(began, min(self._longest_wait(silent), self._until - began))
-            now = session.now()
+            if core.unsent or self._until == inf:
+                # Not at each octet: a command has its time as a whole.
+                self._until = until
+        while True:
+            look = began + RATE_WINDOW_SECONDS - self._waited if rate else inf
+            # The handlers' clock stands meanwhile.
+            if session.deadline != inf:
+                self._left = session.deadline - began
+            try:
+                await session.more(min(until, self._until, look))
+            finally:
+                now = session.now()
+                # Also where the handler gives up its read: its own time goes on.
+                if self._left != inf:
+                    session.deadline = now + self._left
             came = core.buffered - before
-            if service.minimum_rate:
-                self._look_at_the_rate(now - began, came)
+            before += came
+            if rate:
+                self._look_at_the_rate(now - began, came, rate)
             if not session.expired:
                 return
-            silent = 0.0 if came else silent + now - began
-            if silent >= service.command_timeout or now >= self._until:
+            if came:
+                until = now + timeout
+            elif now >= until or now >= self._until:
                 raise self._abort(MessageAborted("the client sent nothing for too long"))
+            began = now
 
-    def _longest_wait(self, silent: float) -> float:
-        service = self._session.service
-        longest = service.command_timeout - silent
-        if service.minimum_rate:
-            longest = min(longest, RATE_WINDOW_SECONDS - self._waited)
-        return longest
-
-    def _look_at_the_rate(self, elapsed: float, came: int) -> None:
+    def _look_at_the_rate(self, elapsed: float, came: int, least: int) -> None:
         """Count what came, and at the window's end compare it with the least that must.
 
         Only time in which the client was waited for counts: a handler may be as slow as it is.
@@ -158,21 +168,9 @@ class IncomingMessage(MessageStream):
         self._unheard += came
         if self._waited < RATE_WINDOW_SECONDS:
             return
-        if self._came + self._unheard < self._session.service.minimum_rate * self._waited:
+        if self._came + self._unheard < least * self._waited:
             raise self._abort(TooSlow("the client sends too slowly"))
         self._waited, self._came, self._unheard = 0.0, 0, 0
-
-    async def _wait(self, now: float, seconds: float) -> None:
-        """One wait for the client; the handlers' clock stands meanwhile."""
-        session = self._session
-        if session.deadline != inf:
-            self._left = session.deadline - now
-        try:
-            await session.more(seconds)
-        finally:
-            # Also where the handler gives up its read: its own time goes on.
-            if self._left != inf:
-                session.deadline = session.now() + self._left
 
     async def _breathe(self) -> None:
         """Let the other sessions have a turn: this client's many small chunks are all here."""

@@ -181,10 +181,9 @@ class Session(HookedWire):
         """Let the client be silent for a while; None, or what it gets because it was not."""
         until = self.now() + seconds
         while not self.core.buffered:
-            left = until - self.now()
-            if left <= 0 or self.core.eof or self.service.draining:
+            if self.now() >= until or self.core.eof or self.service.draining:
                 return None
-            await self.more(left)
+            await self.more(until)
         self.by = "greeting_delay"
         return replies.SENT_TOO_EARLY
 
@@ -238,7 +237,7 @@ class Session(HookedWire):
                     self._until = self._loop.time() + service.command_timeout
                 turn = 0
                 self._between_commands = True
-                await self.more(self._until - self._loop.time())
+                await self.more(self._until)
                 self._between_commands = False
                 if self.expired:
                     self._client_too_slow()

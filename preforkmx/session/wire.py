@@ -157,15 +157,17 @@ class Wire(asyncio.Protocol):
         if self.core.unsent:
             self._outbox.add(self, self._loop)
 
-    async def more(self, seconds: float) -> None:
-        """Send the replies, then wait until the client sends or goes, at most `seconds`.
+    async def more(self, until: float) -> None:
+        """Send the replies, then wait until the client sends or goes.
+
+        :param until: when the wait is over in any case, on the loop's clock.
 
         Returns early when :meth:`wake` is called and when the time is over
         (:attr:`expired`). A client that does not read its replies is not read from.
         """
         self.flush_soon()
         self.expired = False
-        self.deadline = self._loop.time() + seconds
+        self.deadline = until
         if self._writing_paused and not self.lost:
             await self._written()
             # Something may have arrived meanwhile: the caller asks the core first.

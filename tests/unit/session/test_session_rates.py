@@ -13,6 +13,7 @@ pytestmark = pytest.mark.usefixtures("sweep_fast")
 
 WINDOW = 0.2
 RATE = 10_000
+SLACK = 100
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +126,7 @@ def test_who_is_fast_enough_passes(run, how):
         await client.send(begin(how, 1000 * 50))
         if how == "DATA":
             await client.reply()
-        # Over two windows and a half: five times what must come.
+        # Over two windows and a half, and many times what must come.
         for _ in range(50):
             await client.send(b"x" * 998 + b"\r\n")
             await asyncio.sleep(0.01)
@@ -134,7 +135,7 @@ def test_who_is_fast_enough_passes(run, how):
         return (await client.reply()).code
 
     reader = Reader()
-    assert converse(run, Server(handler=reader, minimum_rate=RATE), dialogue) == 250
+    assert converse(run, Server(handler=reader, minimum_rate=SLACK), dialogue) == 250
     assert reader.size == 50_000
 
 
@@ -187,7 +188,9 @@ def test_what_came_while_the_handler_was_busy_is_counted(run, until):
             await asyncio.wait({answer}, timeout=0.01)
         return (await answer).code
 
-    server = Server(handler=deliver, minimum_rate=RATE)
+    # The first octet of each burst alone would be too little; a burst is enough for minutes, and
+    # so for a machine that stands still in between.
+    server = Server(handler=deliver, minimum_rate=SLACK)
     assert converse(run, server, dialogue) == 250
 
 
