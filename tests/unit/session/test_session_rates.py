@@ -13,12 +13,29 @@ pytestmark = pytest.mark.usefixtures("sweep_fast")
 
 WINDOW = 0.2
 RATE = 10_000
-SLACK = 100
 
 
 @pytest.fixture(autouse=True)
 def window(monkeypatch):
     monkeypatch.setattr("preforkmx.session.incoming.RATE_WINDOW_SECONDS", WINDOW)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """What a session takes for the time: it stands still unless a test moves it."""
+    clock = Clock()
+    monkeypatch.setattr("preforkmx.session.wire.Wire.now", lambda _: clock.now)
+    return clock
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1e9
+
+    async def pass_by(self, seconds, session, until):
+        """Let time go by while the session waits for its client."""
+        await until(lambda: session._waiter is not None)
+        self.now += seconds
 
 
 class Reader:
@@ -121,21 +138,24 @@ def test_dripped_chunks_and_commands_between_them_are_too_slow(run, piece):
 
 
 @pytest.mark.parametrize("how", ["DATA", "BDAT"])
-def test_who_is_fast_enough_passes(run, how):
+def test_who_is_fast_enough_passes(run, until, clock, how):
     async def dialogue(client):
+        (session,) = server._service.sessions
         await client.send(begin(how, 1000 * 50))
         if how == "DATA":
             await client.reply()
-        # Over two windows and a half, and many times what must come.
+        # Over two windows and a half: five times what must come.
         for _ in range(50):
+            await clock.pass_by(0.01, session, until)
             await client.send(b"x" * 998 + b"\r\n")
-            await asyncio.sleep(0.01)
+            await until(lambda: reader.size and session.core.buffered == 0)
         if how == "DATA":
             await client.send(b".\r\n")
         return (await client.reply()).code
 
     reader = Reader()
-    assert converse(run, Server(handler=reader, minimum_rate=SLACK), dialogue) == 250
+    server = Server(handler=reader, minimum_rate=RATE)
+    assert converse(run, server, dialogue) == 250
     assert reader.size == 50_000
 
 
@@ -153,7 +173,7 @@ def test_the_time_of_a_slow_handler_is_not_the_client_s(run, how):
     assert converse(run, Server(handler=reader, minimum_rate=10**7), dialogue) == 250
 
 
-def test_what_came_while_the_handler_was_busy_is_counted(run, until):
+def test_what_came_while_the_handler_was_busy_is_counted(run, until, clock):
     """A client that sends in bursts is as fast as they are large, not as their first segment."""
     busy = asyncio.Event()
     go_on = asyncio.Event()
@@ -179,7 +199,7 @@ def test_what_came_while_the_handler_was_busy_is_counted(run, until):
             await busy.wait()
             go_on.set()
             # Then it waits for the client, half a window.
-            await asyncio.sleep(WINDOW / 2)
+            await clock.pass_by(WINDOW / 2, session, until)
         await client.send(b"\r\n.\r\n")
         go_on.set()
         answer = asyncio.create_task(client.reply())
@@ -188,9 +208,7 @@ def test_what_came_while_the_handler_was_busy_is_counted(run, until):
             await asyncio.wait({answer}, timeout=0.01)
         return (await answer).code
 
-    # The first octet of each burst alone would be too little; a burst is enough for minutes, and
-    # so for a machine that stands still in between.
-    server = Server(handler=deliver, minimum_rate=SLACK)
+    server = Server(handler=deliver, minimum_rate=RATE)
     assert converse(run, server, dialogue) == 250
 
 
