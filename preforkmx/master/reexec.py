@@ -237,9 +237,10 @@ class Trial:
             problems = [str(error)] if isinstance(error, StartRefused) else describe(error)
         if problems:
             self._channel.post_failure(problems)
-            return EXIT_BOOT
-        self._channel.post("ready")
-        return EXIT_ASKED
+        else:
+            self._channel.post("ready")
+        self._channel.close()
+        return EXIT_BOOT if problems else EXIT_ASKED
 
 
 def _problems(handover: Handover, plan: Plan, control: Path) -> list[str]:

@@ -86,7 +86,9 @@ class MX:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, toml: str, *, workers: int = 2) -> Iterator[MX]:
+def serving(
+    directory: Path, toml: str, *, workers: int = 2, command: tuple[str, ...] = COMMAND
+) -> Iterator[MX]:
     """Serve a configuration; what `toml` leaves out gets what a test wants."""
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "preforkmx.toml"
@@ -102,7 +104,7 @@ def serving(directory: Path, toml: str, *, workers: int = 2) -> Iterator[MX]:
     config.write_text(f"{top}{toml}\n{rest}")
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*COMMAND, "serve", "-c", str(config)], stderr=log, stdout=log, cwd=directory
+            [*command, "serve", "-c", str(config)], stderr=log, stdout=log, cwd=directory
         )
     mx = MX(directory, config, process)
     try:
