@@ -18,6 +18,7 @@ from preforkmx.master.open_files import raise_open_files
 from preforkmx.master.plan import MOST_SLOTS
 from preforkmx.master.procedure import Steps, Wait
 from preforkmx.master.queues import LONGEST_SECONDS, emptied
+from preforkmx.master.slot import PROCESSES
 from preforkmx.master.starting import REAP_SECONDS
 from preforkmx.workers.worker import ABORT_SECONDS
 
@@ -99,9 +100,10 @@ def make_room(
     """Wait until a slot has nobody who still drains; return whether that is so.
 
     Who does ends its idle sessions now, and gets `seconds` for the others. So processes never
-    pile up in a slot.
+    pile up in a slot. A worker whose loop is silent would not hear of it, and is not waited for
+    while the slot may have one process more: it retires when its loop returns, or is killed.
     """
-    if not slot.retired:
+    if all(child.hung for child in slot.retired) and len(slot) < PROCESSES:
         return True
     for child in slot.retired:
         child.drain(seconds)

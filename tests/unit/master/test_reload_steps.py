@@ -14,6 +14,7 @@ from preforkmx.master.listeners import ListenerSockets
 from preforkmx.master.pool import Pool
 from preforkmx.master.procedure import Procedure
 from preforkmx.master.reload import Reload
+from preforkmx.master.slot import PROCESSES
 from preforkmx.session.listener import Listener
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ class Recruiter(Agency):
         if self.trouble is not None:
             raise self.trouble
         self.hired.append(Worker(f"worker {slot}", generation))
+        return self.hired[-1]
+
+    def stand_in(self, slot: int, plan: Any, generation: int) -> Process:
+        self.hired.append(Worker(f"worker {slot} stand-in", generation))
         return self.hired[-1]
 
     def checker(self, plan: Any, generation: int) -> Process:
@@ -217,3 +222,20 @@ def test_a_reload_that_is_broken_off_says_so(plant: Plant) -> None:
     procedure.cancel()
     assert "the server is stopping" in plant.reload.problems[0]
     assert not plant.pool.reloading
+
+
+def test_a_worker_that_hangs_behind_its_stand_in_does_not_hold_up_a_reload(plant: Plant) -> None:
+    plant.old[0].hung = True
+    plant.pool.reconcile()
+    plant.agency.hired[-1].state = "ready"
+    plant.pool.reconcile()
+    procedure = plant.begin()
+    assert [process.name for process in plant.new] == ["worker 0"]
+    assert plant.old[0].orders == ["retire"], "it is not told to hurry: it hears nothing"
+    for number in range(2):
+        plant.new[number].state = "ready"
+        plant.step(procedure)
+    assert procedure.done
+    assert len(plant.pool.slots[0]) == PROCESSES
+    plant.begin()
+    assert "drain" in plant.old[0].orders, "the next one waits: the slot has three processes"
