@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from preforkmx.master.holdings import Holdings
     from preforkmx.master.pool import Pool
 
-TELL_SECONDS = 0.25
-"""A worker that takes the place of one that crashed in the lame duck is told so soon."""
 HELPER_SECONDS = 5.0
 """What the store process gets to write its last changes, and the admin process its answers."""
 GIVE_UP_SECONDS = 5.0
@@ -97,17 +95,8 @@ class Drain:
         if left <= 0:
             return
         _logger.info("lame duck: health checks are refused, clients are served for %g s", left)
-        told: set[int] = set()
-        while self._clock() < self._lame_until:
-            for child in self._pool.workers():
-                if child.pid not in told:
-                    told.add(child.pid)
-                    child.lame_duck()
-            left = self._lame_until - self._clock()
-            yield Wait(
-                lambda: self._clock() >= self._lame_until,
-                seconds=max(0.0, min(TELL_SECONDS, left)),
-            )
+        self._pool.become_lame_duck()
+        yield Wait(lambda: self._clock() >= self._lame_until, seconds=left)
 
     def _waiting(self) -> int:
         listeners = self._holdings.listeners

@@ -53,6 +53,8 @@ class Pool:
         """Processes that ended without being told to, since the start."""
         self.refills = False
         """Whether an empty place is filled again: from the end of the start to the drain."""
+        self.lame_duck = False
+        """Whether workers refuse health checks, also those that are hired from now on."""
         self.reloading = False
         """Whether a reload decides when a successor takes over."""
         self.away: frozenset[int] = frozenset()
@@ -127,7 +129,20 @@ class Pool:
         if slot.kind == "admin":
             return self._hiring.admin(plan, generation)
         assert slot.index is not None
-        return self._hiring.worker(slot.index, plan, generation)
+        child = self._hiring.worker(slot.index, plan, generation)
+        self._tell_newcomer(child)
+        return child
+
+    def become_lame_duck(self) -> None:
+        """Let every worker refuse health checks, also those to come."""
+        self.lame_duck = True
+        for child in self.workers():
+            child.lame_duck()
+
+    def _tell_newcomer(self, child: Child) -> None:
+        if self.lame_duck:
+            # It waits in the channel, and is heard before the first connection is accepted.
+            child.lame_duck()
 
     def supervise(self) -> None:
         """Fill empty places from now on, also one that lost its process during the start."""
@@ -209,6 +224,8 @@ class Pool:
             slot.stand_in = self._hiring.stand_in(slot.index, self.plan, self.generation)
         except (OSError, BootError) as error:
             self._not_forked(slot, error)
+        else:
+            self._tell_newcomer(slot.stand_in)
 
     def _reconcile_successor(self, slot: Slot) -> None:
         if self.reloading:

@@ -178,6 +178,8 @@ class Worker:
         return process.EXIT_ASKED
 
     def _serve(self) -> None:
+        # What was said while it booted, before the first connection.
+        self._hear()
         if self._way is None:
             for sock, listener in self._setup.sockets:
                 acceptor = self._server.acceptor(sock, listener)
