@@ -108,9 +108,11 @@ def server(monkeypatch):
         import preforkmx.cli.drain
         import preforkmx.cli.reload
         import preforkmx.cli.status
+        import preforkmx.cli.upgrade
 
         answers = Answers(answer)
-        for module in (preforkmx.cli.drain, preforkmx.cli.reload, preforkmx.cli.status):
+        cli = preforkmx.cli
+        for module in (cli.drain, cli.reload, cli.status, cli.upgrade):
             monkeypatch.setattr(module, "Control", answers)
         return answers
 
@@ -124,6 +126,7 @@ def test_every_verb_of_the_interface_is_there(run):
         "config",
         "status",
         "reload",
+        "upgrade",
         "drain",
         "stop",
         "hash-password",
@@ -147,7 +150,7 @@ def test_status_exits_with_the_servers_state(run, server, state, exit_status):
 
 
 @pytest.mark.parametrize(
-    "verb", [["status"], ["status", "--json"], ["reload"], ["drain"], ["stop"]]
+    "verb", [["status"], ["status", "--json"], ["reload"], ["upgrade"], ["drain"], ["stop"]]
 )
 def test_a_server_that_does_not_run_is_status_5(run, server, verb):
     server(NotRunning("not running: nobody answers"))
@@ -156,7 +159,7 @@ def test_a_server_that_does_not_run_is_status_5(run, server, verb):
     assert "not running" in result.stderr
 
 
-@pytest.mark.parametrize("verb", ["status", "reload", "drain", "stop"])
+@pytest.mark.parametrize("verb", ["status", "reload", "upgrade", "drain", "stop"])
 def test_a_server_that_may_not_be_asked_is_status_1(run, server, verb):
     server(ControlError("cannot be used: Permission denied"))
     result = run(verb)
@@ -326,3 +329,17 @@ def test_the_exit_statuses_are_those_of_the_interface():
         "DRAINING": 4,
         "NOT_RUNNING": 5,
     }
+
+
+def test_an_upgrade_says_what_serves_or_every_reason_why_not(run, server):
+    server({"ok": True, "generation": 7, "version": "2.0"})
+    result = run("upgrade")
+    assert (result.exit_code, result.stdout) == (0, "version 2.0: generation 7 serves\n")
+    server({"ok": False, "problems": ["mx.toml:1: bad", "mx.toml:2: worse"]})
+    result = run("upgrade")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "the upgrade is refused:",
+        "mx.toml:1: bad",
+        "mx.toml:2: worse",
+    ]
