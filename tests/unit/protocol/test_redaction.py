@@ -75,8 +75,10 @@ def test_commands_and_replies_are_shown_as_they_are():
             b"".join(
                 (
                     b"250-mx.example.com\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n",
-                    b"250-8BITMIME\r\n250-AUTH PLAIN LOGIN\r\n250-ENHANCEDSTATUSCODES\r\n"
-                    b"250-CHUNKING\r\n250-BINARYMIME\r\n250 LIMITS RCPTMAX=100\r\n",
+                    (
+                        b"250-8BITMIME\r\n250-AUTH PLAIN LOGIN\r\n250-ENHANCEDSTATUSCODES\r\n"
+                        b"250-CHUNKING\r\n250-BINARYMIME\r\n250 LIMITS RCPTMAX=100\r\n"
+                    ),
                 )
             ),
         ),
