@@ -354,6 +354,7 @@ def test_the_status_document_says_what_runs(start: Callable[..., Site], tmp_path
     assert status["listeners"] == [
         {
             "address": f"127.0.0.1:{site.port}",
+            "protocol": "smtp",
             "tls": "starttls",
             "protocol": "smtp",
             "proxy_protocol": False,
