@@ -356,7 +356,6 @@ def test_the_status_document_says_what_runs(start: Callable[..., Site], tmp_path
             "address": f"127.0.0.1:{site.port}",
             "protocol": "smtp",
             "tls": "starttls",
-            "protocol": "smtp",
             "proxy_protocol": False,
             "queued": 0,
             "dropped": 0,
