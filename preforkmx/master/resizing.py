@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from preforkmx.master.pool import Pool
     from preforkmx.master.slot import Slot
 
+GRACE_SECONDS = 3.0
+"""What the sessions of a retired worker get before the next reload ends the idle ones."""
+
 _logger = logging.getLogger("preforkmx.master")
 
 
@@ -99,11 +102,14 @@ def make_room(
 ) -> Generator[Wait, bool, bool]:
     """Wait until a slot has nobody who still drains; return whether that is so.
 
-    Who does ends its idle sessions now, and gets `seconds` for the others. So processes never
-    pile up in a slot. A worker whose loop is silent would not hear of it, and is not waited for
+    Sessions get :data:`GRACE_SECONDS` to end by themselves: most do, and none of them sees a 421
+    because reloads follow each other. Then the idle ones are ended, and the others get `seconds`.
+    So processes never pile up in a slot. A worker whose loop is silent would not hear of it, and is not waited for
     while the slot may have one process more: it retires when its loop returns, or is killed.
     """
     if all(child.hung for child in slot.retired) and len(slot) < PROCESSES:
+        return True
+    if not slot.retired or (yield Wait(lambda: not slot.retired, seconds=GRACE_SECONDS)):
         return True
     for child in slot.retired:
         child.drain(seconds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import ssl
 
@@ -28,15 +27,9 @@ pytestmark = pytest.mark.integration
 __all__ = ["authority", "tls"]
 
 
-KINDS = [("plain", 4), ("implicit", 4), ("plain", 2)]
-if os.environ.get("TEST_STARTTLS_RELOADS"):
-    # One run in sixteen counts two sessions as lost although the server's log has each of them
-    # end with QUIT and every acknowledged message is there: an open defect, of the client here or
-    # of the close under TLS. scripts/chaos runs it.
-    KINDS.append(("starttls", 2))
-
-
-@pytest.mark.parametrize(("kind", "workers"), KINDS)
+@pytest.mark.parametrize(
+    ("kind", "workers"), [("plain", 4), ("starttls", 2), ("implicit", 4), ("plain", 2)]
+)
 def test_rolling_reloads_fail_nobody(tmp_path, tls, authority, kind, workers):
     option = 'tls = "implicit"\n' if kind == "implicit" else ""
     with serving(tmp_path, PLAIN + option + tls, workers=workers) as mx:

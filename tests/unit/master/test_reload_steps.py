@@ -14,6 +14,7 @@ from preforkmx.master.listeners import ListenerSockets
 from preforkmx.master.pool import Pool
 from preforkmx.master.procedure import Procedure
 from preforkmx.master.reload import Reload
+from preforkmx.master.resizing import GRACE_SECONDS
 from preforkmx.master.slot import PROCESSES
 from preforkmx.session.listener import Listener
 
@@ -183,6 +184,9 @@ def test_it_waits_for_a_worker_that_is_being_replaced_for_another_reason(plant: 
     plant.step(procedure)
     assert plant.holders()[0] is between
     assert plant.new == [], "the slot has two processes: the one that retires must go first"
+    assert cast("Worker", plant.old[0]).orders == ["retire"], "its sessions may end by themselves"
+    plant.now += GRACE_SECONDS
+    plant.step(procedure)
     assert cast("Worker", plant.old[0]).orders == ["retire", "drain"]
     assert cast("Worker", plant.old[0]).kill_at == plant.now + OLD.drain_seconds + 5 + 2
     plant.old[0].state = "gone"
@@ -237,5 +241,8 @@ def test_a_worker_that_hangs_behind_its_stand_in_does_not_hold_up_a_reload(plant
         plant.step(procedure)
     assert procedure.done
     assert len(plant.pool.slots[0]) == PROCESSES
-    plant.begin()
+    procedure = plant.begin()
+    assert "drain" not in plant.old[0].orders
+    plant.now += GRACE_SECONDS
+    plant.step(procedure)
     assert "drain" in plant.old[0].orders, "the next one waits: the slot has three processes"

@@ -8,7 +8,7 @@ import pytest
 from test_reload_steps import Plant
 
 from preforkmx.master.procedure import Procedure
-from preforkmx.master.resizing import one_less, one_more
+from preforkmx.master.resizing import GRACE_SECONDS, one_less, one_more
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,6 +106,8 @@ def test_a_slot_that_comes_back_waits_for_who_still_drains_there(plant: Plant) -
     hired = len(plant.agency.hired)
     procedure = more(plant)
     plant.step(procedure)
+    assert plant.old[1].orders == ["retire"]
+    pass_seconds(plant, procedure, GRACE_SECONDS)
     assert plant.old[1].orders == ["retire", "drain"]
     assert len(plant.agency.hired) == hired
     plant.old[1].state = "gone"
