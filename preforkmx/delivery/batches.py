@@ -94,11 +94,13 @@ class Batches(Generic[Item]):
                 return
             batch, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
             self._running += 1
+            # Before the thread has it, and may be done.
+            began = self._clock()
             job = self._loop.run_in_executor(
                 self._executor, self._work, [item for item, _ in batch]
             )
             futures = [future for _, future in batch]
-            job.add_done_callback(partial(self._done, futures, self._clock()))
+            job.add_done_callback(partial(self._done, futures, began))
 
     def _done(
         self,
