@@ -186,6 +186,8 @@ class Worker:
                 self._acceptors.append(acceptor)
                 acceptor.start()
             self._state = "ready"
+            # The process list says so when the master does, not a moment later.
+            self._show()
             self._channel.post("ready")
         self._report()
 
