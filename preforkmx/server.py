@@ -169,7 +169,6 @@ class Server:
             minimum_rate=minimum_rate,
             normalize_from=NetworkSet(normalize_from),
             session_time=session_time,
-            ending=session_time is not None,
             max_sessions=max_sessions,
         )
         self._reception = Reception(self._service)
@@ -292,7 +291,7 @@ class Server:
         )
         service.id_prefix = f"{int(time.time()):x}{os.getpid():x}-"
         service.draining, service.retiring, service.aborting = Signal(), False, False
-        service.ending = service.session_time is not None
+        service.ending = False
         self._settings.clear()
         loop = asyncio.get_running_loop()
         async with contextlib.AsyncExitStack() as stack:

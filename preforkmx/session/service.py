@@ -60,7 +60,7 @@ class Service:
     counters: Counters = field(default_factory=Counters)
     draining: Signal = field(default_factory=Signal)
     ending: bool = False
-    """`draining` or `retiring`, or sessions have a limited time: look closer at each turn."""
+    """`draining`, `retiring` or `aborting`: look closer at each turn."""
     retiring: bool = False
     """Every session gets 421 at its next command."""
     lame_duck: bool = False

@@ -59,10 +59,10 @@ class Session(HookedWire):
     __slots__ = (
         "_between_commands",
         "_connect_context",
+        "_ends",
         "_login",
         "_mail_started",
         "_record",
-        "_started",
         "_transactions",
         "_until",
         "envelope",
@@ -88,7 +88,9 @@ class Session(HookedWire):
         """The listener speaks LMTP."""
         self.via: str | None = None
         """The address of the proxy that the client came through."""
-        self._started = loop.time()
+        self._ends = inf
+        if service.session_time is not None:
+            self._ends = loop.time() + service.session_time
         self._mail_started = 0.0
         self._transactions = 0
         # The user that XCLIENT named.
@@ -202,8 +204,11 @@ class Session(HookedWire):
             kind = type(event)
             if kind is NeedData:
                 if core.unsent:
+                    now = self._loop.time()
+                    if now > self._ends:
+                        return False
                     # A command is complete, and the next one has its own time.
-                    self.deadline = self._until = self._loop.time() + service.command_timeout
+                    self.deadline = self._until = now + service.command_timeout
                     self.flush_soon()
                 return not self._writing_paused
             if kind is Mail and not chain.check_sender:
@@ -227,14 +232,15 @@ class Session(HookedWire):
             kind = type(event)
             turn += 1
             if kind is NeedData:
-                if service.ending:
-                    last = self._ending()
+                now = self._loop.time()
+                if service.ending or now > self._ends:
+                    last = self._ending(now)
                     if last is not None:
                         core.shut(last)
                         continue
                 if turn > 1 or core.unsent or self._until == inf:
                     # Not at each octet: a command has its time as a whole.
-                    self._until = self._loop.time() + service.command_timeout
+                    self._until = now + service.command_timeout
                 turn = 0
                 self._between_commands = True
                 await self.more(self._until)
@@ -308,7 +314,7 @@ class Session(HookedWire):
         self.held = None
         self.core.shut(replies.TIMED_OUT)
 
-    def _ending(self) -> Reply | None:
+    def _ending(self, now: float) -> Reply | None:
         """Return the 421 that this session gets now, before it would wait for its client."""
         service = self.service
         if (service.draining or service.retiring) and (
@@ -316,11 +322,7 @@ class Session(HookedWire):
         ):
             self.ended = "shutdown"
             return replies.SHUTTING_DOWN
-        if (
-            service.session_time is not None
-            and self._loop.time() - self._started > service.session_time
-            and not self.core.in_transaction
-        ):
+        if now > self._ends and not self.core.in_transaction:
             service.counters.timeouts += 1
             self.ended = "timeout"
             return replies.SESSION_TOO_LONG

@@ -90,7 +90,7 @@ def test_a_session_that_lasts_too_long_gets_421_between_two_transactions(run):
     async def dialogue(client):
         await begin(client)
         (session,) = server._service.sessions
-        session._started -= 7200
+        session._ends -= 7200
         assert (await client.command(".")).code == 250
         return await client.rest()
 
