@@ -63,7 +63,7 @@ class Server:
     :param auth_failures: failed authentications of a session, then 421.
     :param delivery_timeout: seconds that the handlers have for a message, not counting the
         waits for the client.
-    :param max_sessions: sessions at once; more get 421.
+    :param max_sessions: sessions at once; more get 421, but for a balancer's own checks.
     :param allow_insecure_auth: offer AUTH in plain text too.
     :param smtputf8: offer SMTPUTF8 (RFC 6531): addresses and headers may hold UTF-8.
     :param dsn: offer DSN (RFC 3461); the handler finds it in ``envelope.dsn``, and has to

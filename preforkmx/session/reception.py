@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from math import inf
@@ -15,6 +13,7 @@ from preforkmx.errors import ProxyError
 from preforkmx.model import IPAddress, Peer
 from preforkmx.protocol import replies
 from preforkmx.protocol.core import Core
+from preforkmx.session.farewells import Farewells
 from preforkmx.session.forwarded import proxied_peer
 from preforkmx.session.proxy import read_proxy_header
 from preforkmx.session.session import (
@@ -25,6 +24,8 @@ from preforkmx.session.session import (
 from preforkmx.state.networks import NetworkSet
 
 if TYPE_CHECKING:
+    import socket
+
     from preforkmx.protocol.endpoint import Trace
     from preforkmx.session.listener import IPNetwork, Listener
     from preforkmx.session.service import Service
@@ -33,6 +34,9 @@ SWEEP_SECONDS = 1.0
 """How often the deadlines of all sessions are looked at."""
 PROXY_HEADER_SECONDS = 5.0
 """How long a proxy has for its header: it sends it before anything of the client's."""
+SPARE_SESSIONS = 32
+"""Beyond `max_sessions`, for connections whose PROXY header has to be read before it is known
+whether they are a balancer's own checks: those are served by a full worker too."""
 CROWDED = 0.9
 """From this part of its sessions on a worker is nearly full."""
 CROWDED_SECONDS = 10.0
@@ -45,6 +49,7 @@ class Reception:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._idle: list[asyncio.Future[None]] = []
+        self._farewells = Farewells(self._look_idle)
 
     # --- in ---------------------------------------------------------------------------------
 
@@ -56,9 +61,10 @@ class Reception:
         """
         service = self._service
         service.counters.connections += 1
-        if len(service.sessions) >= service.max_sessions:
-            service.counters.connections_refused += 1
-            _turn_away(sock, listener)
+        full = len(service.sessions) >= service.max_sessions
+        spare = SPARE_SESSIONS if listener.proxy_protocol else 0
+        if len(service.sessions) >= service.max_sessions + spare:
+            self._turn_away(sock, listener)
             return
         loop = asyncio.get_running_loop()
         host, port = _client(address)
@@ -67,7 +73,15 @@ class Reception:
         session.lmtp = listener.protocol == "lmtp"
         self._prepare(session)
         service.sessions.add(session)
-        session.task = loop.create_task(self._run(session, sock, loop, listener))
+        session.task = loop.create_task(self._run(session, sock, loop, listener, spare=full))
+
+    def _turn_away(self, sock: socket.socket, listener: Listener) -> None:
+        """Say 421 and close; before a TLS handshake there is nothing to say."""
+        self._service.counters.connections_refused += 1
+        if listener.tls == "implicit":
+            sock.close()
+        else:
+            self._farewells.say(sock, replies.TOO_MANY_SESSIONS.octets(extended=False))
 
     def _core(self, listener: Listener, peer: Peer) -> Core:
         service = self._service
@@ -115,7 +129,13 @@ class Reception:
         sock: socket.socket,
         loop: asyncio.AbstractEventLoop,
         listener: Listener,
+        *,
+        spare: bool,
     ) -> None:
+        """Serve a connection to its end.
+
+        :param spare: the server was full when it came.
+        """
         service = self._service
         waits_for_proxy = listener.proxy_protocol
         implicit = False
@@ -123,6 +143,11 @@ class Reception:
             if waits_for_proxy:
                 await self._hear_the_proxy(session, sock, loop, listener)
                 waits_for_proxy = False
+                if spare and not self._has_room(session):
+                    service.sessions.discard(session)
+                    self._turn_away(sock, listener)
+                    self._look_idle()
+                    return
             implicit = listener.tls == "implicit"
             if implicit:
                 # The handshake's own timeout comes first; this one needs nothing of the transport.
@@ -154,6 +179,15 @@ class Reception:
             await session.run()
         finally:
             self._look_idle()
+
+    def _has_room(self, session: Session) -> bool:
+        """Say whether a session that came when the server was full can be served.
+
+        A balancer whose check is refused takes the whole server for one that is down, and the
+        clients of its other workers are sent away too.
+        """
+        service = self._service
+        return session.peer.is_health_check or len(service.sessions) <= service.max_sessions
 
     def _no_proxy_header(self, session: Session, listener: Listener, error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError) and not session.expired:
@@ -214,6 +248,7 @@ class Reception:
 
     def abort(self) -> None:
         """End every session at once, without a word."""
+        self._farewells.close()
         loop = asyncio.get_running_loop()
         for session in list(self._service.sessions):
             session.abort()
@@ -223,14 +258,14 @@ class Reception:
                 loop.call_soon(session.task.cancel)
 
     async def wait_closed(self) -> None:
-        """Wait until there is no session."""
-        while self._service.sessions:
+        """Wait until there is no session, and nobody who is told why there is none."""
+        while self._service.sessions or self._farewells:
             waiter = asyncio.get_running_loop().create_future()
             self._idle.append(waiter)
             await waiter
 
     def _look_idle(self) -> None:
-        if not self._service.sessions and self._idle:
+        if self._idle and not self._service.sessions and not self._farewells:
             waiters, self._idle = self._idle, []
             for waiter in waiters:
                 if not waiter.done():
@@ -249,6 +284,7 @@ class Reception:
         :param now: on the loop's clock.
         """
         service = self._service
+        self._farewells.expire_late(now)
         # Who keeps a nearly full worker waiting keeps others out.
         crowded = len(service.sessions) >= service.max_sessions * CROWDED
         patience = min(CROWDED_SECONDS, service.command_timeout)
@@ -276,11 +312,3 @@ def _parsed(host: str) -> IPAddress:
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
-
-
-def _turn_away(sock: socket.socket, listener: Listener) -> None:
-    """Say 421 and close; before a TLS handshake there is nothing to say."""
-    with sock, contextlib.suppress(OSError):
-        if listener.tls != "implicit":
-            sock.send(replies.TOO_MANY_SESSIONS.octets(extended=False))
-            sock.shutdown(socket.SHUT_WR)

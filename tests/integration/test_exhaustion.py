@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from preforkmx.protocol.proxy import V2_SIGNATURE
 from tests.integration.mx import MX, serving
 
 pytestmark = pytest.mark.integration
 
 PATIENCE = 20.0
+PROXIED = b"PROXY TCP4 192.0.2.1 198.51.100.7 40000 25\r\n"
+LOCAL = V2_SIGNATURE + bytes.fromhex("20 00 0000")
 LISTENERS = '[[listener]]\naddress = "127.0.0.1:0"\n'
 
 
@@ -58,6 +61,30 @@ def test_a_client_beyond_max_sessions_is_told_421_and_one_that_leaves_makes_room
         until(lambda: mx.status()["workers"][0]["sessions"] == 4, mx)
         with connect(mx.ports[0]) as client:
             assert client.recv(200).startswith(b"220 ")
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_client_beyond_max_sessions_that_speaks_first_is_told_421_and_not_reset(tmp_path, loop):
+    """A PROXY header, or an early EHLO, that nobody has read is no reason to lose the 421."""
+    proxied = f'{LISTENERS}proxy_protocol = true\nproxy_from = ["127.0.0.1"]\n'
+    toml = f'[workers]\ncount = 1\nmax_sessions = 1\nloop = "{loop}"\n{LISTENERS}{proxied}'
+    with serving(tmp_path, toml) as mx, connect(mx.ports[0]) as inside:
+        assert inside.recv(200).startswith(b"220 ")
+        # Stopped, so that all of it is there when the worker accepts.
+        [pid] = mx.pids()
+        for port, octets in zip(mx.ports, (b"EHLO early\r\n", PROXIED), strict=True):
+            os.kill(pid, signal.SIGSTOP)
+            with connect(port) as client:
+                client.sendall(octets)
+                os.kill(pid, signal.SIGCONT)
+                said = b""
+                # A reset is an exception here.
+                while more := client.recv(200):
+                    said += more
+                assert said.startswith(b"421 ")
+        with connect(mx.ports[1]) as check:
+            check.sendall(LOCAL)
+            assert check.recv(200).startswith(b"220 ")
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])

@@ -201,3 +201,37 @@ def test_clients_behind_the_proxy_have_limits_of_their_own(proxy):
 
     assert [greeting("127.0.0.31") for _ in range(LIMIT + 1)] == [220] * LIMIT + [421]
     assert greeting("127.0.0.32") == 220
+
+
+def test_a_full_server_stays_up_and_its_clients_are_told_421(tmp_path):
+    """Its checks are answered: the server's other workers may have room for clients."""
+    notes = f'[[middleware]]\nuse = "{SITE}:notes"\npath = "{tmp_path}/notes"\n'
+    toml = f"[workers]\ncount = 1\nmax_sessions = 1\n{LISTENERS}{notes}{tls_table(tmp_path)}"
+
+    def checks():
+        return sum(note["health_check"] for note in noted(tmp_path / "notes", "connection"))
+
+    with serving(tmp_path, toml) as mx, smtplib.SMTP(timeout=20) as inside:
+        plain, implicit = (f"127.0.0.1:{port}" for port in mx.ports)
+        tls = f"send-proxy-v2 {CHECK} check-ssl verify none"
+        with haproxy(
+            Route("plain", plain, f"send-proxy-v2 {CHECK}", backend=SMTP_CHECK),
+            Route("implicit", implicit, tls, backend=SMTP_CHECK),
+        ) as proxy:
+            address = ("127.0.0.1", proxy.ports["plain"])
+
+            def greeted():
+                inside.close()
+                return inside.connect(*address)[0] == 220
+
+            # A check may have the only place for a moment.
+            until(greeted, "a session")
+            already = checks()
+            until(lambda: checks() >= already + CHECKS, "health checks", seconds=20)
+            with smtplib.SMTP(timeout=20) as outside:
+                assert outside.connect(*address)[0] == 421
+            for route in proxy.ports:
+                row = proxy.server(route)
+                assert (row["status"], row["check_status"]) == ("UP", "L7OK"), (row, proxy.log)
+                assert (row["chkfail"], row["chkdown"]) == ("0", "0"), row
+            assert inside.noop()[0] == 250

@@ -430,6 +430,7 @@ def test_a_full_server_turns_a_proxied_connection_away(run, until):
             await first.send(LINE)
             await first.hello()
             async with await Client.connect(address) as second:
+                await second.send(LINE)
                 assert (await second.reply()).code == 421
                 assert await second.rest() == b""
 
