@@ -22,7 +22,7 @@ from preforkmx.master.errors import StartRefused
 from preforkmx.master.ports import match
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from preforkmx.master.listeners import ListenerSockets
     from preforkmx.master.ports import Port
@@ -54,9 +54,10 @@ class Changeover:
         """Return why the new listeners cannot be opened."""
         return self._sockets.problems(self._listeners)
 
-    def prepare(self) -> None:
+    def prepare(self, away: Collection[int] = ()) -> None:
         """Open what is new.
 
+        :param away: the slots that connections are steered past.
         :raises StartRefused: it cannot be; nothing has changed.
         """
         sockets = self._sockets
@@ -68,7 +69,8 @@ class Changeover:
         ]
         try:
             while sockets.count < self._count:
-                sockets.grow(staying)
+                # Those that were made before this one are no slots of the pool yet.
+                sockets.grow(staying, {*away, *range(self._earlier_count, sockets.count)})
             self._added = sockets.add(missing, self._count)
         except StartRefused:
             self.undo()

@@ -154,18 +154,23 @@ class ListenerSockets:
             port.adopt(listener)
         self.listeners = tuple(port.listener for _, port in self._of(listeners))
 
-    def grow(self, ports: Iterable[Port]) -> None:
+    def grow(self, ports: Iterable[Port], past: Collection[int] = ()) -> None:
         """Make the sockets of one slot more on these ports; no connection is led to them yet.
 
+        :param past: the slots that connections are steered past as it is, and go on to be.
         :raises StartRefused: there is none to be had; nothing has changed.
         """
+        skipped = {index for index in past if index < self._count} | {self._count}
+        if len(skipped) > self._count:
+            # All are away, and who queues there is greeted later: but not in the new one.
+            skipped = {self._count}
         grown: list[Port] = []
         try:
             for port in ports:
                 if isinstance(port, TcpPort):
                     # Before it listens: nobody is there yet who could greet.
                     with contextlib.suppress(OSError):
-                        attach(port.sockets[0], program(self._count + 1, {self._count}))
+                        attach(port.sockets[0], program(self._count + 1, skipped))
                 port.grow()
                 grown.append(port)
         except StartRefused:

@@ -31,7 +31,8 @@ class Pool:
     """The processes of the server and their places.
 
     :param plan: what new processes run with; a reload changes it.
-    :param steer: told in every turn which slots shall get no new connections.
+    :param steer: told in every turn which slots shall get no new connections, and how many
+        slots there are.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Pool:
         plan: Plan,
         hiring: Hiring,
         clock: Callable[[], float],
-        steer: Callable[[frozenset[int]], None] | None = None,
+        steer: Callable[[frozenset[int], int], None] | None = None,
     ) -> None:
         self.plan = plan
         self.generation = 1
@@ -295,7 +296,7 @@ class Pool:
             _logger.info("slot %d gets new connections again", index)
         self.away = away
         if self._steer is not None:
-            self._steer(away)
+            self._steer(away, len(self.slots))
 
     def next_refill(self) -> float | None:
         """Return when the next empty place is due, by the clock."""

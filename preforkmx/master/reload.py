@@ -148,7 +148,7 @@ class Reload:
         pool = self._pool
         earlier = len(pool.slots)
         try:
-            change.prepare()
+            change.prepare(self._pool.away)
         except StartRefused as refusal:
             raise ReloadRefused([str(refusal)]) from refusal
         try:

@@ -47,7 +47,7 @@ def one_more(pool: Pool, sockets: ListenerSockets, clock: Callable[[], float]) -
         _logger.error("no worker is added: %s", problem)
         return
     try:
-        sockets.grow(sockets.ports)
+        sockets.grow(sockets.ports, pool.away)
     except StartRefused as refusal:
         _logger.error("no worker is added: %s", refusal)
         return

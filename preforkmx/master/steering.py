@@ -94,17 +94,20 @@ class Steering:
         self._done = WeakKeyDictionary()
         self._failed = False
 
-    def steer(self, away: Collection[int]) -> None:
+    def steer(self, away: Collection[int], slots: int) -> None:
         """Spread new connections over the slots that are not in `away`; call it in every turn.
 
-        Without such a slot the kernel's hash does it, which is the fairest. So it does where
-        all slots are away: there is nothing to steer to.
+        Where that is all of them the kernel's hash does it, which is the fairest. So it does
+        where all slots are away: there is nothing to steer to.
+
+        :param slots: how many there are. A group may have more sockets, for slots that a reload
+            adds: nobody is led there.
         """
         for members in self._groups():
             count = len(members)
-            skipped = frozenset(index for index in away if index < count)
+            skipped = frozenset(index for index in range(count) if index in away or index >= slots)
             if len(skipped) == count:
-                skipped = frozenset()
+                skipped = frozenset(range(slots, count))
             if members and self._done.get(members[0]) != (count, skipped):
                 self._done[members[0]] = (count, skipped)
                 self._set(members[0], count, skipped)

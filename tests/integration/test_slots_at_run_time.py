@@ -121,14 +121,62 @@ def test_a_session_in_the_slot_that_goes_is_served_to_its_end(tmp_path):
 
 def test_the_last_slot_stays_and_a_reload_sets_the_count_that_is_configured(tmp_path):
     with serving(tmp_path, LISTENERS) as mx:
-        for _ in range(3):
-            mx.process.send_signal(signal.SIGTTOU)
+
+        def refused() -> bool:
             # Pending signals of one number are one.
-            time.sleep(0.05)
-        until(lambda: "fewer there may not be" in mx.log, mx)
+            mx.process.send_signal(signal.SIGTTOU)
+            return "fewer there may not be" in mx.log
+
+        until(refused, mx)
         assert ready(mx) == [0]
         assert mx.command("reload")["ok"]
         assert ready(mx) == [0, 1]
+
+
+BOOTS_WHEN_IT_IS_TOLD_HOW = """\
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+from preforkmx.errors import BootError
+from preforkmx.middleware.base import Middleware
+
+def make(**options):
+    return Middleware(lifespan=lifespan)
+
+@contextlib.asynccontextmanager
+async def lifespan():
+    Path("boots").touch()
+    while not Path("well").exists():
+        if Path("ill").exists():
+            raise BootError("as the test wants it")
+        await asyncio.sleep(0.02)
+    yield
+"""
+"""In the folder of the server, which is its working directory."""
+
+
+@pytest.mark.parametrize("how", ["well", "ill"])
+def test_while_a_reload_adds_workers_every_client_is_greeted_at_once(tmp_path, how):
+    with serving(tmp_path, LISTENERS) as mx, ExitStack() as stack:
+        text = mx.config.read_text()
+        (tmp_path / "mymx.py").write_text(BOOTS_WHEN_IT_IS_TOLD_HOW)
+        middleware = '[[middleware]]\nuse = "mymx:make"\n'
+        mx.config.write_text(text.replace("count = 2", "count = 4") + middleware)
+        mx.process.send_signal(signal.SIGHUP)
+        until((tmp_path / "boots").exists, mx)
+        clients = []
+        for _ in range(40):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", mx.ports[0]), 5))
+            assert client.recv(200).startswith(b"220 ")
+            clients.append(client)
+        (tmp_path / how).touch()
+        last = "generation 2 serves" if how == "well" else "the reload is refused: as the test"
+        until(lambda: last in mx.log, mx)
+        for client in clients:
+            client.sendall(b"NOOP\r\n")
+            assert client.recv(200).startswith(b"250 ")
+        assert ready(mx) == ([0, 1, 2, 3] if how == "well" else [0, 1])
 
 
 @pytest.mark.parametrize("workers", [1, 4])

@@ -77,7 +77,12 @@ class Staff:
         self.agency = Agency()
         self.steered: list[frozenset[int]] = []
         plan = replace(PLAN, count=count, store=None)
-        self.pool = Pool(plan, cast("Hiring", self.agency), lambda: self.now, self.steered.append)
+        self.pool = Pool(
+            plan,
+            cast("Hiring", self.agency),
+            lambda: self.now,
+            lambda away, _slots: self.steered.append(away),
+        )
         self.slot = self.pool.slots[0]
         for slot in self.pool.slots:
             slot.holder = self.pool.hire(slot)

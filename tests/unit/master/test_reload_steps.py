@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +18,9 @@ from preforkmx.master.procedure import Procedure
 from preforkmx.master.reload import Reload
 from preforkmx.master.resizing import GRACE_SECONDS
 from preforkmx.master.slot import PROCESSES
-from preforkmx.session.listener import Listener
+from preforkmx.master.sockets import queue_length
+from preforkmx.master.steering import Steering
+from preforkmx.session.listener import Listener, split_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,7 +78,8 @@ class Plant:
         self.sockets = ListenerSockets(OLD.listeners, OLD.count)
         self.sockets.open()
         self.agency = Recruiter()
-        self.pool = Pool(OLD, cast("Hiring", self.agency), lambda: self.now)
+        steering = Steering(self.sockets.groups)
+        self.pool = Pool(OLD, cast("Hiring", self.agency), lambda: self.now, steering.steer)
         for slot in self.pool.slots:
             slot.holder = self.pool.hire(slot)
         for process in self.agency.hired:
@@ -106,6 +111,19 @@ class Plant:
     def holders(self) -> list[Any]:
         """Who holds the slots."""
         return [slot.holder for slot in self.pool.slots]
+
+    def shares(self, clients: int = 24) -> list[int]:
+        """Connect so many clients, and return how many were led to each slot."""
+        address = split_address(self.sockets.listeners[0].address)
+        (group,) = self.sockets.groups()
+        with ExitStack() as stack:
+            for _ in range(clients):
+                stack.enter_context(socket.create_connection(address))
+            shares = [queue_length(sock) for sock in group]
+            for sock, count in zip(group, shares, strict=True):
+                for _ in range(count):
+                    sock.accept()[0].close()
+        return shares
 
 
 @pytest.fixture
@@ -246,3 +264,32 @@ def test_a_worker_that_hangs_behind_its_stand_in_does_not_hold_up_a_reload(plant
     plant.now += GRACE_SECONDS
     plant.step(procedure)
     assert "drain" in plant.old[0].orders, "the next one waits: the slot has three processes"
+
+
+# The slots that it adds.
+
+
+MORE = replace(NEW, count=4)
+
+
+def test_nobody_is_led_to_the_slots_that_it_adds_before_it_is_done(plant: Plant) -> None:
+    procedure = plant.begin(lambda: MORE)
+    for number in range(4):
+        assert plant.shares()[2:] == [0, 0]
+        plant.step(procedure)
+        assert plant.shares()[2:] == [0, 0]
+        plant.new[number].state = "ready"
+        plant.step(procedure)
+    assert procedure.done
+    plant.pool.reconcile()
+    assert all(plant.shares(80))
+
+
+def test_a_slot_that_is_steered_past_stays_so_while_it_adds_others(plant: Plant) -> None:
+    plant.old[0].hung = True
+    plant.pool.reconcile()
+    assert plant.pool.away == {0}
+    procedure = plant.begin(lambda: MORE)
+    assert plant.shares()[0] == 0, "in the very turn in which the sockets were made"
+    assert plant.shares()[2:] == [0, 0]
+    procedure.cancel()

@@ -57,6 +57,22 @@ def test_a_slot_more_counts_when_its_worker_is_ready(plant: Plant) -> None:
     assert plant.pool.away == frozenset()
 
 
+def test_a_slot_that_is_steered_past_stays_so_while_another_one_is_added(plant: Plant) -> None:
+    plant.old[0].hung = True
+    plant.pool.reconcile()
+    more(plant)
+    assert plant.shares() == [0, 24, 0]
+
+
+def test_where_nobody_serves_nobody_is_led_to_a_slot_that_comes_either(plant: Plant) -> None:
+    for process in plant.old:
+        process.hung = True
+    plant.pool.reconcile()
+    more(plant)
+    shares = plant.shares()
+    assert (shares[2], sum(shares)) == (0, 24)
+
+
 def test_a_slot_whose_worker_cannot_boot_goes_again(plant: Plant) -> None:
     procedure = more(plant)
     plant.agency.hired[-1].problems = ["no database"]

@@ -174,34 +174,44 @@ class Watched(Steering):
 def test_the_kernel_is_asked_only_when_something_changes(group: Group) -> None:
     watched = Watched([group.members])
     for away in ({1}, {1}, {1, 2}, set(), set()):
-        watched.steer(away)
+        watched.steer(away, 4)
     assert watched.calls == [(4, {1}), (4, {1, 2}), (4, set())]
     assert all(group.shares())
 
 
 def test_where_all_are_away_nobody_is_steered(group: Group) -> None:
     watched = Watched([group.members])
-    watched.steer({1})
-    watched.steer({0, 1, 2, 3})
+    watched.steer({1}, 4)
+    watched.steer({0, 1, 2, 3}, 4)
     assert watched.calls[-1] == (4, set())
+    assert all(group.shares())
+
+
+def test_nobody_is_led_to_a_socket_whose_slot_is_not_there_yet(group: Group) -> None:
+    watched = Watched([group.members])
+    for away, served in ((set(), {0, 1}), ({0}, {1}), ({0, 1}, {0, 1})):
+        watched.steer(away, 2)
+        shares = group.shares(40)
+        assert {index for index, share in enumerate(shares) if share} == served
+    watched.steer(set(), 4)
     assert all(group.shares())
 
 
 def test_a_slot_that_a_group_does_not_have_is_none_of_its_business(group: Group) -> None:
     watched = Watched([group.members])
-    watched.steer({7})
+    watched.steer({7}, 8)
     assert watched.calls == [(4, set())]
 
 
 def test_a_group_that_grows_or_comes_later_is_steered_too(group: Group) -> None:
     groups = [group.members]
     watched = Watched(groups)
-    watched.steer({0})
+    watched.steer({0}, 5)
     group.bind().listen(CONNECTIONS)
     other = Group(2)
     try:
         groups.append(other.members)
-        watched.steer({0})
+        watched.steer({0}, 5)
         assert watched.calls[1:] == [(5, {0}), (2, {0})]
         shares = group.shares()
         assert (shares[0], all(shares[1:])) == (0, True)
@@ -212,7 +222,7 @@ def test_a_group_that_grows_or_comes_later_is_steered_too(group: Group) -> None:
 
 def test_what_an_earlier_master_left_attached_is_taken_off(group: Group) -> None:
     attach(group.members[0], program(4, {1}))
-    Steering(lambda: [group.members]).steer(set())
+    Steering(lambda: [group.members]).steer(set(), 4)
     assert all(group.shares())
 
 
@@ -228,10 +238,10 @@ def test_a_kernel_that_refuses_is_named_once_and_all_goes_on(
 ) -> None:
     members = cast("Any", [Refusing(), Refusing()])
     steered = Steering(lambda: [members])
-    steered.steer(set())
+    steered.steer(set(), 2)
     assert caplog.messages == []
     for away in ({0}, {1}, set(), {0}):
-        steered.steer(away)
+        steered.steer(away, 2)
     assert len(caplog.messages) == 1
     assert "Protocol not available" in caplog.text
 
