@@ -69,6 +69,7 @@ class Hiring:
                     loop_factory=factory,
                     build_server=plan.build_server,
                     drain_seconds=plan.drain_seconds,
+                    hang_seconds=plan.hang_seconds,
                     log_format=plan.log_format,
                     log_level=plan.log_level,
                     master_pid=master_pid,
