@@ -62,8 +62,9 @@ def run_store(setup: StoreSetup) -> int:
     )
     try:
         return loops.run(setup.loop_factory, StoreProcess(setup).run)
-    except Exception:
+    except Exception as error:
         _logger.exception("the store process ends by an exception that nobody expected")
+        setup.channel.post_failure(process.describe(error))
         return process.EXIT_CRASHED
     finally:
         log.close(_LAST_WORDS_SECONDS)

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from preforkmx.workers import loops, process
 from preforkmx.workers.heartbeat import Heart, Vitals
+from preforkmx.workers.last_watch import LastWatch
 from preforkmx.workers.recycling import Recycling
 from preforkmx.workers.seat import WorkerSeat
 
@@ -72,6 +73,7 @@ class WorkerSetup:
     :param build_server: called after the fork; imports the site's code.
     :param drain_seconds: for a drain that nobody ordered: the master is gone.
     :param master_pid: the master's process id.
+    :param hang_seconds: a loop that is silent for so long ends the worker when no master does.
     :param stand_in: it was forked because the loop of the slot's worker is silent.
     :param recycle_after_messages: it asks to be replaced after about so many; 0: never.
     """
@@ -88,6 +90,7 @@ class WorkerSetup:
     log_format: str
     log_level: str
     master_pid: int
+    hang_seconds: float = 30.0
     stand_in: bool = False
     recycle_after_messages: int = 0
 
@@ -124,8 +127,9 @@ def run_worker(setup: WorkerSetup) -> int:
             setup.channel.post_failure(process.describe(error))
             return process.EXIT_BOOT
         return loops.run(setup.loop_factory, Worker(setup, server).run)
-    except Exception:
+    except Exception as error:
         _logger.exception("the worker ends by an exception that nobody expected")
+        setup.channel.post_failure(process.describe(error))
         return process.EXIT_CRASHED
     finally:
         log.close(LAST_WORDS_SECONDS)
@@ -154,11 +158,20 @@ class Worker:
 
     async def run(self) -> int:
         """Boot, serve until told to leave, leave; return the exit status."""
+        setup = self._setup
+        watch = LastWatch(self._channel, setup.cell, setup.hang_seconds)
+        try:
+            return await self._live(watch)
+        finally:
+            watch.stop()
+
+    async def _live(self, watch: LastWatch) -> int:
         self._loop = asyncio.get_running_loop()
         self._boot = asyncio.current_task()
         self._loop.add_signal_handler(signal.SIGTERM, self._terminated)
         self._loop.add_reader(self._channel.fileno(), self._hear)
         Heart(self._loop, self._setup.cell, self._vitals).start()
+        watch.start()
         lifespans = AsyncExitStack()
         try:
             await lifespans.enter_async_context(self._server.started())
