@@ -45,7 +45,7 @@ _logger = logging.getLogger("preforkmx.master")
 
 
 class Drain:
-    """The final drain.
+    """The final drain. It begins when this is made.
 
     :param lame_duck_seconds: how long clients are served, and health checks refused, before it
         begins in earnest; 0: it does at once.
@@ -63,6 +63,9 @@ class Drain:
         self._holdings = holdings
         self._clock = clock
         self._lame_until = clock() + lame_duck_seconds
+        # At once: before the first step the pool is reconciled, and a worker of a reload that is
+        # broken off would take over.
+        pool.leaving = True
 
     def cut_short(self) -> None:
         """End the lame duck now, if it is not over: nobody waits for a load balancer."""

@@ -58,6 +58,10 @@ class Pool:
         """Whether workers refuse health checks, also those that are hired from now on."""
         self.reloading = False
         """Whether a reload decides when a successor takes over."""
+        self.leaving = False
+        """Whether the final drain is under way: everybody serves to its end as they are, and only
+        who dies is replaced. A reload that it broke off leaves two generations beside each other,
+        and each has listeners that the other one does not."""
         self.away: frozenset[int] = frozenset()
         """The slots that nobody serves, or that are to go: connections are steered past them."""
         self._hiring = hiring
@@ -235,6 +239,7 @@ class Pool:
         if child is None:
             if (
                 self.refills
+                and not self.leaving
                 and holder is not None
                 and holder.wants_replacement
                 and holder.state == "ready"
@@ -253,8 +258,11 @@ class Pool:
                     holder.wants_replacement = False
         elif not child.alive:
             slot.successor = None
-            _report(child, "the one before it goes on")
-        elif child.state == "ready":
+            if self.refills:
+                _report(child, "the one before it goes on")
+            else:
+                _logger.info("%s (process %d) is gone: %s", child.name, child.pid, child.end)
+        elif child.state == "ready" and not self.leaving:
             slot.promote(self.plan.drain_seconds)
 
     def _lost(self, slot: Slot, child: Child) -> None:
@@ -264,7 +272,7 @@ class Pool:
             return
         self.crashes += 1
         wait = slot.backoff.crashed(child.healthy_seconds)
-        if slot.close_ranks(reloading=self.reloading):
+        if slot.close_ranks(reloading=self.reloading or self.leaving):
             _report(child, "its replacement is there")
             return
         slot.refill_at = self._clock() + wait

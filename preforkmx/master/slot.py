@@ -125,7 +125,7 @@ class Slot:
     def close_ranks(self, *, reloading: bool) -> bool:
         """Give the place of a holder that is gone to who is to take it anyway, ready or not.
 
-        :param reloading: the successor is the reload's, and stays where it is.
+        :param reloading: the successor is a reload's, and stays where it is.
         :return: whether there is somebody.
         """
         if self.stand_in is not None and self.stand_in.alive:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import smtplib
 import socket
 import ssl
@@ -212,6 +213,45 @@ def test_options_of_a_listener_change_on_its_address(tmp_path, tls, authority):
                 assert client.recv(200).startswith(b"220 ")
                 client.sendall(b"LHLO x\r\n" if expected == b"LMTP" else b"EHLO x\r\n")
                 assert client.recv(200).startswith(b"250")
+
+
+BOOTS_IN_THE_FIRST_SLOT = """\
+import asyncio
+import contextlib
+from pathlib import Path
+from preforkmx.middleware.base import Middleware
+
+def make(**options):
+    return Middleware(lifespan=lifespan)
+
+@contextlib.asynccontextmanager
+async def lifespan():
+    # In the folder of the server, which is its working directory.
+    if Path("booted").exists():
+        Path("boots").touch()
+        await asyncio.sleep(60)
+    Path("booted").touch()
+    yield
+"""
+
+
+def test_a_drain_that_breaks_off_a_reload_serves_every_listener_until_it_closes(tmp_path):
+    goes = free_port()
+    workers = "[workers]\ncount = 2\nlame_duck_seconds = 3\n"
+    with serving(tmp_path, PLAIN + listener(goes) + workers) as mx:
+        (tmp_path / "mymx.py").write_text(BOOTS_IN_THE_FIRST_SLOT)
+        reconfigure(mx, listener(mx.ports[0]), '[[middleware]]\nuse = "mymx:make"\n', count="3")
+        mx.process.send_signal(signal.SIGHUP)
+        until((tmp_path / "boots").exists, mx)
+        mx.process.send_signal(signal.SIGTERM)
+        until(lambda: "lame duck" in mx.log, mx)
+        # A port that only the old generation has, and one of its workers is killed.
+        os.kill(next(w["pid"] for w in mx.status()["workers"] if w["generation"] == 1), 9)
+        for _ in range(20):
+            assert greeting(goes).startswith(b"220 ")
+            assert greeting(mx.ports[0]).startswith(b"220 ")
+        assert mx.process.wait(PATIENCE) == 0
+        assert refuses(goes)
 
 
 # Refusals.

@@ -14,6 +14,7 @@ from preforkmx.master.pool import Pool
 from preforkmx.master.procedure import Procedure
 
 if TYPE_CHECKING:
+    from preforkmx.master.child import Child
     from preforkmx.master.hiring import Hiring
     from preforkmx.master.holdings import Holdings
 
@@ -125,6 +126,45 @@ def test_a_replacement_during_the_lame_duck_is_lame_too() -> None:
     house.team.hired[0].state = "gone"
     house.step(0.5)
     assert house.team.hired[1].orders == ["lame_duck"]
+
+
+def test_workers_that_ask_to_be_replaced_meanwhile_are_not() -> None:
+    """A TERM to the whole control group makes each of them ask."""
+    house = House(5.0)
+    house.team.hired[0].wants_replacement = True
+    house.step(4.0)
+    assert len(house.team.hired) == 1
+
+
+def test_both_generations_of_a_reload_that_it_breaks_off_serve_to_its_end() -> None:
+    house = House(5.0)
+    old, new = house.team.hired[0], cast("Worker", house.pool.hire(house.slot))
+    house.slot.successor = cast("Child", new)
+    house.step(4.75)
+    assert [old.orders, new.orders] == [["lame_duck"], ["lame_duck"]]
+    house.step(3.0)
+    assert [old.orders, new.orders] == [["lame_duck", "drain"], ["lame_duck", "drain"]]
+
+
+def test_a_successor_that_is_ready_when_it_begins_does_not_take_over() -> None:
+    team = Team()
+    pool = Pool(replace(PLAN, count=1, store=None), cast("Hiring", team), lambda: 0.0)
+    (slot,) = pool.slots
+    slot.holder, slot.successor = pool.hire(slot), pool.hire(slot)
+    pool.supervise()
+    Drain(pool, cast("Holdings", Doors()), lambda: 0.0, lame_duck_seconds=5.0)
+    pool.reconcile()
+    assert [worker.orders for worker in team.hired] == [[], []]
+
+
+def test_the_old_generation_is_still_replaced_by_the_old_one_when_a_reload_is_broken_off() -> None:
+    house = House(5.0)
+    old, new = house.team.hired[0], cast("Worker", house.pool.hire(house.slot))
+    house.slot.successor = cast("Child", new)
+    old.state = "gone"
+    house.step(0.5)
+    assert house.slot.successor is cast("Child", new)
+    assert house.slot.holder is cast("Child", house.team.hired[2])
 
 
 @pytest.mark.parametrize("after", [0.0, 3.0])
