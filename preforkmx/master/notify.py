@@ -9,6 +9,7 @@ that a site starts, speaks for the service.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 STATUS_SECONDS = 5.0
 """Between two status lines at the least."""
 EXTEND_SECONDS = 10.0
-"""How often more time is asked for, while a start or a drain goes on."""
+"""How often more time is asked for, while a start, a reload or a drain goes on."""
 EXTENSION_SECONDS = 30.0
 """How much more: a master that hangs itself is ended so long after its last word."""
 FRESH_SECONDS = 3.0
@@ -51,16 +52,13 @@ class ServiceManager:
         self._clock = clock
         self._address = _address(taken.get("NOTIFY_SOCKET", ""))
         self._watchdog = _watchdog_seconds(taken) if self._address is not None else None
-        self._alive_at = clock()
+        # The manager's time may be nearly over: the program before this one in the process has
+        # given the last sign.
+        self._alive_at = -math.inf
         self._status = ""
         self._status_at = -STATUS_SECONDS
         self._extended_at = -EXTEND_SECONDS
         self._failed = False
-
-    @property
-    def wanted(self) -> bool:
-        """Whether there is somebody to be told."""
-        return self._address is not None
 
     def ready(self) -> None:
         """Say that the server serves: after the start, and after a reload."""
@@ -72,6 +70,13 @@ class ServiceManager:
         # The same clock as the manager's: it tells this reload from an earlier one.
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send(f"RELOADING=1\nMONOTONIC_USEC={now}")
+        self._extended_at = -EXTEND_SECONDS
+
+    def alive(self) -> None:
+        """Give a sign of life now: what comes next may take a while, and is bounded."""
+        if self._watchdog is not None:
+            self._alive_at = self._clock()
+            self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
         """Say that the server is about to end."""
@@ -84,8 +89,8 @@ class ServiceManager:
         - ``STATUS=``, when it has changed.
         - ``WATCHDOG=1`` in half of its time, while :func:`healthy`. When the master gives no
           such sign for the whole time, the manager ends the service and starts it anew.
-        - ``EXTEND_TIMEOUT_USEC=``, while a start or a drain goes on. The master bounds each of
-          their steps itself; who does not turn any more does not ask either.
+        - ``EXTEND_TIMEOUT_USEC=``, while a start, a reload or a drain goes on. The master bounds
+          each of their steps itself; who does not turn any more does not ask either.
 
         :param state: ``"booting"``, ``"ready"``, ``"reloading"`` or ``"draining"``.
         """
@@ -96,9 +101,8 @@ class ServiceManager:
         bounded = state in ("booting", "draining")
         # An unhealthy server is looked at again in every turn.
         if self._sign_is_due(now) and (bounded or healthy(pool, now)):
-            self._alive_at = now
-            self._send("WATCHDOG=1")
-        if bounded and now - self._extended_at >= EXTEND_SECONDS:
+            self.alive()
+        if state != "ready" and now - self._extended_at >= EXTEND_SECONDS:
             self._extended_at = now
             self._send(f"EXTEND_TIMEOUT_USEC={int(EXTENSION_SECONDS * 1_000_000)}")
 

@@ -417,6 +417,7 @@ class Master:
             with all_signals_blocked() as mask:
                 signals = self._holdings.inbox.take()
                 handover = self._handover(mask, signals)
+                self._manager.alive()
                 execute(upgrade.program, handover, {**os.environ, **self._manager.environment})
         except OSError as error:
             problem = error.strerror or str(error)
@@ -524,4 +525,10 @@ class Master:
             connection.answer({"ok": False, "problems": [f"there is no command {command!r}"]})
 
     def _status(self) -> Status:
-        return status_document(self._pool, self._holdings, state=self._state, started=self._started)
+        return status_document(
+            self._pool,
+            self._holdings,
+            state=self._state,
+            started=self._started,
+            now=self._clock(),
+        )

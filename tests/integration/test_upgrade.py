@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -263,6 +264,33 @@ def test_a_term_right_after_usr2_drains(mx: MX, moment: str) -> None:
     assert mx.stop() == 0
     assert "draining: no new connections" in mx.log
     assert not (mx.directory / "control.sock").exists()
+
+
+def test_both_programs_give_the_watchdog_a_sign_around_the_execution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        # Half of it is 5 minutes: no sign is due by itself.
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "600000000")
+        with serving(tmp_path / "mx", "") as mx:
+            assert heard_from(manager) == ["WATCHDOG=1", "READY=1"]
+            upgrade(mx)
+            assert heard_from(manager) == [
+                *("RELOADING=1", "WATCHDOG=1"),
+                *("RELOADING=1", "WATCHDOG=1", "READY=1"),
+            ]
+
+
+def heard_from(manager: socket.socket) -> list[str]:
+    """Return what has come; the kernel keeps ten messages that are not read."""
+    heard = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            heard.append(manager.recv(4096).decode().partition("\n")[0])
+    return [text for text in heard if text in ("WATCHDOG=1", "READY=1", "RELOADING=1")]
 
 
 def test_a_drain_after_an_upgrade_answers_who_waits(mx: MX) -> None:

@@ -166,8 +166,11 @@ def test_signs_of_life_come_in_half_of_the_watchdogs_time_while_all_is_well(
     clock, pool = Clock(), pool_of(2)
     told = manager(systemd, clock, WATCHDOG_USEC="4000000", WATCHDOG_PID=str(os.getpid()))
     told.look("ready", pool)
+    assert systemd.heard().count("WATCHDOG=1") == 1, "who was the master before may be long silent"
+    clock.now += 1.9
+    told.look("ready", pool)
     assert "WATCHDOG=1" not in systemd.heard()
-    clock.now += 2.0
+    clock.now += 0.1
     told.look("ready", pool)
     told.look("ready", pool)
     assert systemd.heard().count("WATCHDOG=1") == 1
@@ -179,6 +182,35 @@ def test_signs_of_life_come_in_half_of_the_watchdogs_time_while_all_is_well(
     worker(pool, 0).silent = 0.0
     told.look("ready", pool)
     assert "WATCHDOG=1" in systemd.heard()
+
+
+def test_a_sign_of_life_can_be_given_at_any_time_and_counts(systemd: Systemd) -> None:
+    clock, pool = Clock(), pool_of(1)
+    told = manager(systemd, clock, WATCHDOG_USEC="4000000")
+    told.alive()
+    told.look("ready", pool)
+    assert systemd.heard().count("WATCHDOG=1") == 1
+    manager(systemd, clock).alive()
+    assert "WATCHDOG=1" not in systemd.heard()
+
+
+def test_a_long_reload_asks_for_more_time_and_is_watched_all_the_same(systemd: Systemd) -> None:
+    clock, pool = Clock(), pool_of(1)
+    told = manager(systemd, clock, WATCHDOG_USEC="2000000")
+    for _ in range(2):
+        told.reloading()
+        for _ in range(3):
+            told.look("reloading", pool)
+            told.look("reloading", pool)
+            heard = systemd.heard()
+            assert heard.count("EXTEND_TIMEOUT_USEC=30000000") == 1
+            assert heard.count("WATCHDOG=1") == 1
+            clock.now += EXTEND_SECONDS
+        told.ready()
+    worker(pool, 0).silent = FRESH_SECONDS
+    systemd.heard()
+    told.look("reloading", pool)
+    assert "WATCHDOG=1" not in systemd.heard()
 
 
 def test_a_watchdog_of_another_process_gets_no_sign(systemd: Systemd) -> None:
