@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from preforkmx._version import __version__
+from preforkmx.workers.heartbeat import BEAT_SECONDS
 
 if TYPE_CHECKING:
     from preforkmx.master.child import Child
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
 Status = dict[str, Any]
 
 
-def status_document(pool: Pool, holdings: Holdings, *, state: str, started: str) -> Status:
+def status_document(
+    pool: Pool, holdings: Holdings, *, state: str, started: str, now: float
+) -> Status:
     """Return the document.
 
     :param state: ``"ready"``, ``"reloading"`` or ``"draining"``.
     :param started: when the master started: RFC 3339, UTC.
+    :param now: by the master's clock.
     """
     return {
         "state": state,
@@ -30,7 +34,8 @@ def status_document(pool: Pool, holdings: Holdings, *, state: str, started: str)
         "generation": pool.generation,
         "started": started,
         "listeners": _listeners(holdings),
-        "workers": _workers(pool),
+        "served": sum(slot.served for slot in pool.slots),
+        "workers": _workers(pool, now),
         "totals": {**holdings.totals.as_dict(), "worker_crashes": pool.crashes},
         "store": _store(pool),
         "admin": _admin(pool, holdings),
@@ -54,16 +59,16 @@ def _listeners(holdings: Holdings) -> list[Status]:
     ]
 
 
-def _workers(pool: Pool) -> list[Status]:
+def _workers(pool: Pool, now: float) -> list[Status]:
     """Return every worker; a slot whose worker has crashed and is not yet replaced is "gone"."""
     workers: list[Status] = []
     for slot in pool.slots:
         children = [child for child in slot if child.alive]
-        workers += [{"slot": slot.index, **_worker(child)} for child in children]
+        workers += [{"slot": slot.index, **_worker(child, now)} for child in children]
         if slot.holder is None and slot.successor is None and pool.refills:
             workers.append({"slot": slot.index, **_NOBODY, "generation": pool.generation})
     for slot in pool.former:
-        workers += [{"slot": slot.index, **_worker(child)} for child in slot if child.alive]
+        workers += [{"slot": slot.index, **_worker(child, now)} for child in slot if child.alive]
     return workers
 
 
@@ -74,20 +79,24 @@ _NOBODY: Status = {
     "sessions": 0,
     "in_data": 0,
     "loop_lag_ms": 0,
+    "hung": False,
     "messages": 0,
     "started": None,
 }
 
 
-def _worker(child: Child) -> Status:
+def _worker(child: Child, now: float) -> Status:
     reading = child.reading()
+    # A loop that stands still beats no more: its last beat may have been in time.
+    overdue_ms = round((child.silent_seconds(now) - BEAT_SECONDS) * 1000)
     return {
         "pid": child.pid,
         "state": child.state,
         "generation": child.generation,
         "sessions": reading.sessions if reading else 0,
         "in_data": reading.in_data if reading else 0,
-        "loop_lag_ms": reading.loop_lag_ms if reading else 0,
+        "loop_lag_ms": max(reading.loop_lag_ms, overdue_ms) if reading else 0,
+        "hung": child.hung,
         "messages": reading.messages if reading else 0,
         "started": _time(child.started),
     }

@@ -92,6 +92,11 @@ def _server(document: Status) -> Iterator[Metric]:
         "When the master started, in seconds since 1970.",
         value=_epoch(document["started"]),
     )
+    yield GaugeMetricFamily(
+        "preforkmx_slots_served",
+        "Slots with a worker that is ready and does not hang; with 0 nobody is greeted.",
+        value=document["served"],
+    )
 
 
 def _workers(workers: list[Status]) -> Iterator[Metric]:
@@ -111,7 +116,7 @@ def _workers(workers: list[Status]) -> Iterator[Metric]:
             ("in_data", "Sessions of them between 354 and the reply after their message."),
             (
                 "loop_lag_seconds",
-                "How late the event loop of a slot's worker was, at its last beat.",
+                "How late the event loop of a slot's worker was at its last beat, or is by now.",
             ),
             ("worker_start_time_seconds", "When a slot's newest worker was forked, since 1970."),
         )

@@ -44,6 +44,9 @@ STOP_SECONDS = 1
 
 READY_STATES = frozenset({"ready", "reloading"})
 """States of the server in which it takes mail from everybody."""
+UNSERVED = "unserved"
+"""Said instead of them where no slot has a worker that is ready and whose loop turns: who
+connects waits for a greeting."""
 
 
 def pages(reports: Reports) -> Starlette:
@@ -55,8 +58,11 @@ def pages(reports: Reports) -> Starlette:
         return PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> Response:
-        """Answer 200 while the server takes mail from everybody, else 503 and the state."""
-        state = (await reports.latest())["state"]
+        """Answer 200 while the server takes mail from everybody, else 503 and why not."""
+        document = await reports.latest()
+        state = document["state"]
+        if state in READY_STATES and not document["served"]:
+            return PlainTextResponse(f"{UNSERVED}\n", 503)
         return PlainTextResponse(f"{state}\n", 200 if state in READY_STATES else 503)
 
     async def status(_: Request) -> Response:

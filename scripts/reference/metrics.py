@@ -28,6 +28,7 @@ _DOCUMENT: dict[str, Any] = {
     "generation": 1,
     "started": _STARTED,
     "listeners": [{"address": "", "queued": 0, "dropped": 0}],
+    "served": 1,
     "workers": [_WORKER],
     "totals": {**dict.fromkeys(HELP, 0), "worker_crashes": 0},
     "store": {"state": "ready"},

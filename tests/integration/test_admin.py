@@ -165,6 +165,68 @@ def test_a_drain_is_told_until_the_end(tmp_path):
             client.ask("/healthz")
 
 
+def test_a_server_whose_workers_all_hang_is_not_ready(tmp_path):
+    """Stand-ins too: what is asked is whether anybody greets, not whether processes exist."""
+    with admin(tmp_path) as (mx, client):
+        stopped = set()
+
+        def stop_all() -> list[dict]:
+            workers = [each for each in mx.status()["workers"] if each["pid"] is not None]
+            for pid in {each["pid"] for each in workers} - stopped:
+                os.kill(pid, signal.SIGSTOP)
+                stopped.add(pid)
+            return workers
+
+        before = mx.pids()
+        try:
+            until(
+                lambda: stop_all() and client.ask("/readyz")[:2] == (503, "unserved\n"),
+                "unserved",
+            )
+            for each in stop_all():
+                if each["pid"] in before:
+                    assert each["hung"], each
+                    assert each["loop_lag_ms"] > 2500
+            assert client.ask("/healthz")[0] == 200
+            until(lambda: client.samples()["preforkmx_slots_served", ()] == 0, "the metric")
+            slot = ("preforkmx_loop_lag_seconds", (("slot", "0"),))
+            assert client.samples()[slot] > 2.5
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+        until(lambda: client.ask("/readyz")[:2] == (200, "ready\n"), "somebody who greets")
+        assert mx.status()["served"] == 2
+        assert not any(each["hung"] for each in mx.status()["workers"])
+        send(mx)
+
+
+CRASHES = """
+import os
+from pathlib import Path
+from preforkmx import Middleware
+
+def crash(*, flag: str) -> Middleware:
+    if Path(flag).exists():
+        os._exit(9)
+    return Middleware()
+"""
+
+
+def test_a_server_whose_only_worker_crashes_at_its_boot_is_not_ready(tmp_path):
+    (tmp_path / "crashes.py").write_text(CRASHES)
+    flag = tmp_path / "flag"
+    toml = f'[[middleware]]\nuse = "crashes:crash"\nflag = "{flag}"\n'
+    with admin(tmp_path, toml, workers=1) as (mx, client):
+        flag.touch()
+        os.kill(mx.pids()[0], signal.SIGKILL)
+        until(lambda: mx.status()["totals"]["worker_crashes"] >= 3, "crashes")
+        until(lambda: client.ask("/readyz")[:2] == (503, "unserved\n"), "unserved")
+        assert client.ask("/healthz")[0] == 200
+        assert mx.status()["served"] == 0
+        flag.unlink()
+        until(lambda: client.ask("/readyz")[:2] == (200, "ready\n"), "a worker")
+
+
 def test_a_killed_admin_process_is_replaced_and_mail_goes_on(tmp_path):
     with admin(tmp_path) as (mx, client):
         workers = mx.pids()

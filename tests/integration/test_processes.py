@@ -371,6 +371,7 @@ def test_the_status_document_says_what_runs(start: Callable[..., Site], tmp_path
         "sessions",
         "in_data",
         "loop_lag_ms",
+        "hung",
         "messages",
     }
     assert sum(worker["messages"] for worker in status["workers"]) == 1

@@ -26,6 +26,7 @@ def worker(slot, state="ready", **values):
         "sessions": 0,
         "in_data": 0,
         "loop_lag_ms": 0,
+        "hung": False,
         "messages": 0,
         "started": STARTED,
         **values,
@@ -52,6 +53,7 @@ def document(**values):
         "generation": 4,
         "started": STARTED,
         "listeners": [listener("0.0.0.0:25", 7, 2), listener("unix:/run/smtp", None, None)],
+        "served": 1,
         "workers": [worker(0)],
         "totals": {**dict.fromkeys(HELP, 0), "worker_crashes": 0},
         "store": {"url": "embedded:", "state": "ready"},
@@ -101,6 +103,11 @@ def test_two_processes_of_a_slot_are_one_series():
     }
     assert found["preforkmx_workers", "gone"] == 1
     assert found["preforkmx_workers", "booting"] == 0
+
+
+@pytest.mark.parametrize("served", [0, 2])
+def test_how_many_slots_are_served_is_a_metric(served):
+    assert of(served=served)["preforkmx_slots_served",] == served
 
 
 def test_a_state_that_is_not_is_0_and_not_absent():

@@ -15,13 +15,14 @@ from preforkmx.workers.reports import MasterSilent
 class Said:
     """Reports that say what a test wants."""
 
-    def __init__(self, state="ready"):
+    def __init__(self, state="ready", served=1):
         self.state = state
+        self.served = served
 
     async def latest(self):
         if self.state is None:
             raise MasterSilent("the master does not answer")
-        return {"state": self.state}
+        return {"state": self.state, "served": self.served}
 
 
 @asynccontextmanager
@@ -73,6 +74,27 @@ def test_only_a_server_that_takes_mail_is_ready(run, state, status, text):
             answer = await ask(address, get("/readyz"))
             assert answer.split()[1] == status
             assert answer.endswith(b"\r\n\r\n" + text + b"\n")
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "text"),
+    [
+        ("ready", b"503", b"unserved"),
+        ("reloading", b"503", b"unserved"),
+        # At the end of a drain nobody is served, and that is as it should be.
+        ("draining", b"503", b"draining"),
+        ("booting", b"503", b"booting"),
+    ],
+)
+def test_a_server_in_which_nobody_greets_is_not_ready(run, state, status, text):
+    async def main():
+        async with serving(Said(state, served=0)) as address:
+            answer = await ask(address, get("/readyz"))
+            assert answer.split()[1] == status
+            assert answer.endswith(b"\r\n\r\n" + text + b"\n")
+            assert (await ask(address, get("/healthz"))).split()[1] == b"200"
 
     run(main())
 
