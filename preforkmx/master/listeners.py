@@ -56,6 +56,8 @@ class ListenerSockets:
         has become."""
         self.ports: list[Port] = [*passed_ports(listeners, passed, count)]
         """All that are open; during a reload also those that come and those that go."""
+        self._dropped_before: list[int | None] | None = None
+        """What had been dropped when all were closed."""
 
     def hand_over(self) -> tuple[PortState, ...]:
         """Return what another program in this process needs to have every port."""
@@ -186,11 +188,6 @@ class ListenerSockets:
             while len(port.sockets) > self._count:
                 port.shrink()
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the ports are there."""
-        return bool(self.ports)
-
     def _of(self, listeners: Sequence[Listener]) -> list[tuple[Listener, Port]]:
         return [
             (listener, port)
@@ -225,6 +222,9 @@ class ListenerSockets:
 
     def dropped(self) -> list[int | None]:
         """Return how many segments found no place, as :meth:`Port.dropped`, for each listener."""
+        if self._dropped_before is not None:
+            # Closed for good; and a counter never goes back.
+            return self._dropped_before
         if not self.ports:
             return [None if listener.unix_path else 0 for listener in self.listeners]
         return [port.dropped() for _, port in self._of(self.listeners)]
@@ -244,6 +244,8 @@ class ListenerSockets:
 
     def close(self) -> None:
         """Close every socket, and remove the unix sockets' files: in the master."""
+        if self.ports:
+            self._dropped_before = self.dropped()
         for port in self.ports:
             port.close()
         self.ports = []

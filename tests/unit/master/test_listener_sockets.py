@@ -107,7 +107,9 @@ def test_nothing_is_left_open_when_one_of_several_cannot_be_bound() -> None:
         sockets = ListenerSockets([Listener("127.0.0.1:0"), Listener(address)], 2)
         with pytest.raises(StartRefused, match="is taken"):
             sockets.open()
-        assert not sockets.is_open
+        sockets.close()
+        assert (sockets.queued(), sockets.dropped()) == ([0, 0], [0, 0])
+        assert sockets.ports == []
 
 
 def test_every_ipv6_address_leaves_ipv4_to_others() -> None:
@@ -158,6 +160,28 @@ def test_behind_the_filter_nobody_begins_and_what_is_queued_stays() -> None:
             served.settimeout(5)
             assert served.recv(100) == b"QUIT\r\n"
         assert sockets.queued() == [0]
+
+
+def test_what_was_dropped_is_still_known_when_all_is_closed(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        sockets = stack.enter_context(
+            closing(opened("127.0.0.1:0", f"unix:{tmp_path}/smtp.sock", count=1))
+        )
+        sockets.shut()
+        for _ in range(3):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect(("127.0.0.1", port_of(sockets)))
+        before = sockets.dropped()
+        assert before[0] is not None
+        assert before[0] >= 3
+        for _ in range(2):
+            sockets.close()
+            after = sockets.dropped()
+            assert after[0] is not None
+            assert after[0] >= before[0], "a SYN may be repeated meanwhile"
+            assert after[1] is None
 
 
 def test_the_filter_can_be_set_twice() -> None:
