@@ -157,7 +157,7 @@ class Core(Endpoint):
         if extended is None:
             extended = self.extended
         octets = (reply.extended if extended else reply.plain) or reply.octets(extended=extended)
-        self._output.append(octets)
+        self.output.append(octets)
         if self.trace is not None:
             self.trace("S", octets)
         if reply.close:

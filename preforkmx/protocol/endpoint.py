@@ -17,20 +17,22 @@ class Endpoint:
     :param trace: is told every line and reply, for debugging.
     """
 
-    __slots__ = ("_eof", "_framer", "_output", "receive_data", "trace")
+    __slots__ = ("_eof", "_framer", "output", "receive_data", "trace")
 
     def __init__(self, *, normalize: bool, trace: Trace | None) -> None:
         self._framer = LineFramer(normalize=normalize)
         self.receive_data = self._framer.feed
         """Takes octets from the client."""
-        self._output: list[bytes] = []
+        self.output: list[bytes] = []
+        """What was written and not sent: empty when there is nothing."""
         self._eof = False
         self.trace = trace
 
     @property
     def buffered(self) -> int:
         """Octets that arrived and were not read yet: what the caller has to bound."""
-        return self._framer.buffered
+        framer = self._framer
+        return len(framer.octets) - framer.position
 
     @property
     def eof(self) -> bool:
@@ -41,14 +43,9 @@ class Endpoint:
         """The client will send no more."""
         self._eof = True
 
-    @property
-    def unsent(self) -> bool:
-        """There is output to take."""
-        return bool(self._output)
-
     def take_output(self) -> bytes:
         """Return, and forget, the octets to send."""
-        output = self._output
+        output = self.output
         if not output:
             return b""
         octets = output[0] if len(output) == 1 else b"".join(output)

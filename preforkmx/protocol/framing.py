@@ -35,12 +35,13 @@ class LineFramer:
     :param normalize: a bare LF ends a line too, and a bare CR is a space.
     """
 
-    __slots__ = ("_buffer", "_ends_with_cr", "_normalize", "_position", "_searched", "_skipped")
+    __slots__ = ("_ends_with_cr", "_normalize", "_searched", "_skipped", "octets", "position")
 
     def __init__(self, *, normalize: bool = False) -> None:
         self._normalize = normalize
-        self._buffer = b""
-        self._position = 0
+        self.octets = b""
+        """What arrived, from the last line that was read on; :attr:`position` begins the rest."""
+        self.position = 0
         # From the position up to here there is no LF. Never before the position.
         self._searched = 0
         # Octets of an overlong line that were thrown away, and whether the last was a CR.
@@ -50,49 +51,49 @@ class LineFramer:
     @property
     def buffered(self) -> int:
         """How many octets are waiting to be read."""
-        return len(self._buffer) - self._position
+        return len(self.octets) - self.position
 
     def feed(self, octets: bytes) -> None:
         """Add octets that arrived."""
-        if self._position < len(self._buffer):
-            self._buffer = self._buffer[self._position :] + octets
-            self._searched -= self._position
+        if self.position < len(self.octets):
+            self.octets = self.octets[self.position :] + octets
+            self._searched -= self.position
         else:
-            self._buffer = octets
+            self.octets = octets
             self._searched = 0
-        self._position = 0
+        self.position = 0
 
     def take(self) -> bytes:
         """Return and forget all that is waiting: the message begins in it."""
-        octets = self._buffer[self._position :] if self._position else self._buffer
-        self._buffer = b""
-        self._position = self._searched = 0
+        octets = self.octets[self.position :] if self.position else self.octets
+        self.octets = b""
+        self.position = self._searched = 0
         return octets
 
     def take_at_most(self, count: int) -> bytes:
         """Return and forget what is waiting, at most `count` octets of it."""
-        start = self._position
-        if count >= len(self._buffer) - start:
+        start = self.position
+        if count >= len(self.octets) - start:
             return self.take()
         end = start + count
-        self._position = end
+        self.position = end
         self._searched = max(self._searched, end)
-        return self._buffer[start:end]
+        return self.octets[start:end]
 
     def starts_with(self, octets: bytes) -> bool:
         """Say whether what is waiting begins a line, and with `octets`."""
-        return not self._skipped and self._buffer.startswith(octets, self._position)
+        return not self._skipped and self.octets.startswith(octets, self.position)
 
     def next_line(self, limit: int = LINE_LIMIT) -> bytes | Trouble | None:
         """Return the next line without its CRLF, or what is wrong with it, or None: not yet."""
-        buffer = self._buffer
-        start = self._position
+        buffer = self.octets
+        start = self.position
         if start == len(buffer) and not self._skipped:
             return None
         end = buffer.find(b"\n", self._searched)
         if end < 0:
             return self._unfinished(limit)
-        self._searched = self._position = end + 1
+        self._searched = self.position = end + 1
         length = end + 1 - start
         if length > limit or self._skipped:
             return self._overlong(length, limit)
@@ -105,8 +106,8 @@ class LineFramer:
 
     def _overlong(self, length: int, limit: int) -> Trouble:
         """The end of a line that was, or is with its last `length` octets, too long."""
-        end = self._position - 1
-        has_cr = self._buffer[end - 1] == 13 if length > 1 else self._ends_with_cr
+        end = self.position - 1
+        has_cr = self.octets[end - 1] == 13 if length > 1 else self._ends_with_cr
         length += self._skipped
         self._skipped = 0
         self._ends_with_cr = False
@@ -115,13 +116,13 @@ class LineFramer:
         return Trouble.TOO_LONG if has_cr or self._normalize else Trouble.BARE_NEWLINE
 
     def _unfinished(self, limit: int) -> Trouble | None:
-        waiting = len(self._buffer) - self._position
+        waiting = len(self.octets) - self.position
         if self._skipped or waiting > limit:
             # Only the length of an overlong line is remembered, never its octets.
             self._skipped += waiting
             if waiting:
-                self._ends_with_cr = self._buffer.endswith(b"\r")
+                self._ends_with_cr = self.octets.endswith(b"\r")
             self.take()
             return Trouble.ENDLESS if self._skipped > SKIP_LIMIT + limit else None
-        self._searched = len(self._buffer)
+        self._searched = len(self.octets)
         return None

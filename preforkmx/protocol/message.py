@@ -1,7 +1,7 @@
 """A message after DATA: RFC 5321 sections 4.1.1.4 and 4.5.2.
 
 Only CRLF ``.`` CRLF ends a message, however the octets were split. Everything is done with
-``find``, ``count`` and ``replace`` on whole pieces, never octet by octet.
+``find`` and ``replace`` on whole pieces, never octet by octet.
 """
 
 from __future__ import annotations
@@ -91,9 +91,10 @@ class MessageScanner:
         self.size += len(data)
         if self.size > 2 * self._max_size:
             self.ended = True
-        # No piece ends between CR and LF, so the three counts of a piece agree or it is bad.
-        crlf = data.count(b"\r\n")
-        if data.count(b"\n") != crlf or data.count(b"\r") != crlf:
+        # No piece ends between CR and LF, so what is left without its CRLFs has neither, or it is
+        # bad. Counting all three instead takes four times as long on an optimised Python.
+        lines = data.replace(b"\r\n", b"")
+        if b"\n" in lines or b"\r" in lines:
             if self._normalize:
                 data = data.replace(b"\r\n", b"\n").replace(b"\r", b" ").replace(b"\n", b"\r\n")
                 dots = 0

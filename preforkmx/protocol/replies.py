@@ -332,8 +332,14 @@ def hello(hostname: str, *keywords: str) -> Reply:
 
 
 def queued(envelope_id: str) -> Reply:
-    """250 after the message: from here on the server is responsible for it."""
-    return Reply(250, f"Ok: queued as {envelope_id}", enhanced=(2, 0, 0))
+    """250 after the message: from here on the server is responsible for it.
+
+    :param envelope_id: printable ASCII, some dozen octets of it.
+    """
+    reply = Reply(250, f"Ok: queued as {envelope_id}", enhanced=(2, 0, 0))
+    # One for each message: its octets without the detours of what may be long, or in any script.
+    reply.extended = b"250 2.0.0 Ok: queued as %b\r\n" % envelope_id.encode("ascii")
+    return reply
 
 
 def chunk_taken(size: int) -> Reply:

@@ -26,11 +26,15 @@ async def handle_message(session: Session, envelope: Envelope) -> None:
     message = IncomingMessage(session)
     envelope.data = message
     session.by = None
-    reply = await _run_handlers(session, envelope)
-    if message.end is None and message.aborted is None:
-        if reply is not None:
-            session.core.fail_chunks(reply)
-        await message.drain()
+    service.in_data += 1
+    try:
+        reply = await _run_handlers(session, envelope)
+        if message.end is None and message.aborted is None:
+            if reply is not None:
+                session.core.fail_chunks(reply)
+            await message.drain()
+    finally:
+        service.in_data -= 1
     message.close()
     end = message.end
     if end is None:

@@ -132,7 +132,7 @@ class IncomingMessage(MessageStream):
             self._until = inf
         else:
             before = core.buffered
-            if core.unsent or self._until == inf:
+            if core.output or self._until == inf:
                 # Not at each octet: a command has its time as a whole.
                 self._until = until
         while True:

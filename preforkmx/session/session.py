@@ -202,23 +202,24 @@ class Session(HookedWire):
         for _ in range(COMMANDS_A_TURN):
             event = core.next_event()
             kind = type(event)
-            if kind is NeedData:
-                if core.unsent:
-                    now = self._loop.time()
-                    if now > self._ends:
-                        return False
-                    # A command is complete, and the next one has its own time.
-                    self.deadline = self._until = now + service.command_timeout
-                    self.flush_soon()
-                return not self._writing_paused
             if kind is Mail and not chain.check_sender:
                 self._begin_transaction(event)  # type: ignore[arg-type]
                 self._take_sender()
             elif kind is Rcpt and not chain.check_recipient:
                 self._take_recipient(event)  # type: ignore[arg-type]
-            else:
+            elif kind is not NeedData:
                 self.held = event
                 return False
+            # Most clients send one command and wait: there is nothing to ask the core again.
+            if kind is NeedData or not core.buffered:
+                if core.output:
+                    now = self._loop.time()
+                    if now > self._ends:
+                        return False
+                    # A command is complete, and the next one has its own time.
+                    self.deadline = self._until = now + service.command_timeout
+                    self._outbox.add(self, self._loop)
+                return not self._writing_paused
         return False
 
     async def _serve(self) -> None:
@@ -238,7 +239,7 @@ class Session(HookedWire):
                     if last is not None:
                         core.shut(last)
                         continue
-                if turn > 1 or core.unsent or self._until == inf:
+                if turn > 1 or core.output or self._until == inf:
                     # Not at each octet: a command has its time as a whole.
                     self._until = now + service.command_timeout
                 turn = 0
@@ -262,7 +263,11 @@ class Session(HookedWire):
             elif kind is Rcpt:
                 await self._rcpt(event)  # type: ignore[arg-type]
             elif kind is Data or kind is Bdat:
-                await self._data()
+                assert self.envelope is not None
+                core.accept()
+                # BDAT is answered after its chunk.
+                self.flush_soon()
+                await handle_message(self, self.envelope)
             elif kind is Hello:
                 await self._hello(event)  # type: ignore[arg-type]
             elif kind is Quit:
@@ -470,18 +475,6 @@ class Session(HookedWire):
             return "SMTP"
         name = "LMTP" if self.lmtp else "ESMTP"
         return f"{name}{'S' if peer.tls else ''}{'A' if peer.username is not None else ''}"
-
-    async def _data(self) -> None:
-        service = self.service
-        assert self.envelope is not None
-        self.core.accept()
-        # BDAT is answered after its chunk.
-        self.flush_soon()
-        service.in_data += 1
-        try:
-            await handle_message(self, self.envelope)
-        finally:
-            service.in_data -= 1
 
     # --- STARTTLS -----------------------------------------------------------------------------------
 

@@ -154,7 +154,7 @@ class Wire(asyncio.Protocol):
 
     def flush_soon(self) -> None:
         """Hand the core's output to the transport when the other sessions have had their turn."""
-        if self.core.unsent:
+        if self.core.output:
             self._outbox.add(self, self._loop)
 
     async def more(self, until: float) -> None:
