@@ -61,6 +61,9 @@ class Changeover:
         :raises StartRefused: it cannot be; nothing has changed.
         """
         sockets = self._sockets
+        # Once more: a checker has run since they were asked for.
+        for problem in self.problems():
+            raise StartRefused(problem)
         found = match(self._listeners, sockets.ports)
         self._parting = [port for port in sockets.ports if port not in found]
         staying = [port for port in sockets.ports if port in found]
@@ -72,7 +75,7 @@ class Changeover:
                 # Those that were made before this one are no slots of the pool yet.
                 sockets.grow(staying, {*away, *range(self._earlier_count, sockets.count)})
             self._added = sockets.add(missing, self._count)
-        except StartRefused:
+        except BaseException:
             self.undo()
             raise
 

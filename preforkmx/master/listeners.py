@@ -125,8 +125,12 @@ class ListenerSockets:
     def open(self) -> None:
         """Bind, and listen in the order of the slots: that is their index in the group.
 
+        Each port is probed once more first: the checker has run since the start, and another
+        server that was started with this one may have opened them meanwhile.
+
         :raises StartRefused: as :meth:`probe`; nothing is left open.
         """
+        self.probe()
         there = match(self.listeners, self.ports)
         missing = [
             listener for listener, port in zip(self.listeners, there, strict=True) if port is None
@@ -175,7 +179,7 @@ class ListenerSockets:
                         attach(port.sockets[0], program(self._count + 1, skipped))
                 port.grow()
                 grown.append(port)
-        except StartRefused:
+        except BaseException:
             for port in grown:
                 port.shrink()
             raise

@@ -91,13 +91,18 @@ class Reload:
             yield from self._no_other_replacement()
             pool.reloading = True
             yield from self._install_all(plan, change)
-            yield from self._part(plan, change)
-            self._commit(plan)
-            change.finish()
         except ReloadRefused as refusal:
             self.problems = refusal.problems
             for problem in self.problems:
                 _logger.error("the reload is refused: %s", problem)
+        except Exception as error:
+            # A bulkhead: whatever is wrong with a reload, the old generation goes on.
+            self.problems = describe(error)
+            _logger.exception("the reload is refused because of an exception that nobody expected")
+        else:
+            yield from self._part(plan, change)
+            self._commit(plan)
+            change.finish()
         finally:
             pool.reloading = False
             self._admin.undo()
@@ -157,7 +162,10 @@ class Reload:
                     # Nobody is led there before the new generation serves.
                     pool.add_slot().leaving = True
                 yield from self._install(pool.slots[index], plan)
-        except ReloadRefused:
+        except GeneratorExit:
+            # The server drains: both generations serve what they have to the end.
+            raise
+        except BaseException:
             while len(pool.slots) > earlier:
                 pool.drop_slot()
             for slot in pool.slots:

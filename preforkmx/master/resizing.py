@@ -20,12 +20,14 @@ from preforkmx.master.procedure import Steps, Wait
 from preforkmx.master.queues import LONGEST_SECONDS, emptied
 from preforkmx.master.slot import PROCESSES
 from preforkmx.master.starting import REAP_SECONDS
+from preforkmx.workers.process import describe
 from preforkmx.workers.worker import ABORT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from preforkmx.master.listeners import ListenerSockets
+    from preforkmx.master.plan import Plan
     from preforkmx.master.pool import Pool
     from preforkmx.master.slot import Slot
 
@@ -52,26 +54,37 @@ def one_more(pool: Pool, sockets: ListenerSockets, clock: Callable[[], float]) -
         _logger.error("no worker is added: %s", refusal)
         return
     slot = pool.add_slot()
-    if (yield from make_room(slot, pool.plan.drain_seconds, clock)):
-        try:
-            child = pool.hire(slot, plan)
-        except (OSError, BootError) as error:
-            _logger.error("no process could be forked: %s", error)
-        else:
-            slot.successor = child
-            yield Wait(
-                lambda: slot.holder is child or not child.alive,
-                seconds=BOOT_SECONDS + REAP_SECONDS,
-            )
-            if slot.holder is child:
-                pool.plan = plan
-                _logger.info("there are %d workers", count)
-                return
-            for text in child.problems or [child.end]:
-                _logger.error("%s could not be started: %s", child.name, text)
-    _logger.error("no worker is added: there are %d, as before", count - 1)
+    try:
+        problems = yield from _fill(slot, pool, plan, clock)
+    except Exception as error:
+        _logger.exception("an exception that nobody expected, while a worker was added")
+        problems = describe(error)
+    if not problems:
+        pool.plan = plan
+        _logger.info("there are %d workers", count)
+        return
+    for problem in problems:
+        _logger.error("no worker is added: %s", problem)
+    _logger.info("there are %d workers, as before", count - 1)
     pool.drop_slot()
     sockets.shrink()
+
+
+def _fill(
+    slot: Slot, pool: Pool, plan: Plan, clock: Callable[[], float]
+) -> Generator[Wait, bool, list[str]]:
+    """Give a slot its first worker, and return why that cannot be."""
+    if not (yield from make_room(slot, pool.plan.drain_seconds, clock)):
+        return [f"slot {slot.index} still has a process that cannot be ended"]
+    try:
+        child = pool.hire(slot, plan)
+    except (OSError, BootError) as error:
+        return [f"no process could be forked: {error}"]
+    slot.successor = child
+    yield Wait(lambda: slot.holder is child or not child.alive, seconds=BOOT_SECONDS + REAP_SECONDS)
+    if slot.holder is child:
+        return []
+    return [f"{child.name} could not be started: {text}" for text in child.problems or [child.end]]
 
 
 def one_less(pool: Pool, sockets: ListenerSockets, clock: Callable[[], float]) -> Steps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import socket
@@ -10,24 +9,21 @@ import struct
 from pathlib import Path
 
 from preforkmx.master.errors import StartRefused
+from preforkmx.session.queues import accept_syns, drop_syns, queue_length
 
-_SO_ATTACH_FILTER = 26
-_SO_DETACH_FILTER = 27
+__all__ = [
+    "accept_syns",
+    "bind_tcp",
+    "bind_unix",
+    "drop_syns",
+    "dropped_segments",
+    "longest_backlog",
+    "queue_length",
+]
+
 _SO_MEMINFO = 55
 _MEMINFO_OCTETS = 36
 _DROPS_OFFSET = 32
-_TCP_INFO = 11
-_TCP_INFO_OCTETS = 104
-_UNACKED_OFFSET = 24
-
-#: Classic BPF over the TCP header: load octet 13, the flags; a SYN in them drops the segment,
-#: everything else passes.
-_DROP_SYNS = (
-    (0x30, 0, 0, 13),
-    (0x45, 0, 1, 2),
-    (0x06, 0, 0, 0),
-    (0x06, 0, 0, 0xFFFFFFFF),
-)
 
 
 def bind_tcp(host: str, port: int, *, reuse_port: bool) -> socket.socket:
@@ -89,7 +85,10 @@ def bind_unix(path: Path, mode: int = 0o600) -> socket.socket:
     :param mode: of the socket's file; who may write to it may connect.
     :raises StartRefused: the path cannot be bound.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise StartRefused(f"the socket {path} cannot be made: {error.strerror}") from error
     # Before the mask: a folder with mode 0600 is one that nobody can enter.
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,23 +113,6 @@ def bind_unix(path: Path, mode: int = 0o600) -> socket.socket:
     return sock
 
 
-def drop_syns(sock: socket.socket) -> None:
-    """Let no new connection begin on a listening socket; handshakes under way still end.
-
-    A client whose SYN is dropped tries again a second later, and is refused if the port is
-    closed by then: it never has a connection that is reset.
-    """
-    program = b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYNS)
-    buffer = ctypes.create_string_buffer(program, len(program))
-    argument = struct.pack("HP", len(_DROP_SYNS), ctypes.addressof(buffer))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, argument)
-
-
-def accept_syns(sock: socket.socket) -> None:
-    """Undo :func:`drop_syns`."""
-    sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-
-
 def dropped_segments(sock: socket.socket) -> int:
     """Return how many segments a listening socket threw away since it was made.
 
@@ -144,13 +126,6 @@ def dropped_segments(sock: socket.socket) -> int:
     except (OSError, struct.error):
         return 0
     return dropped
-
-
-def queue_length(sock: socket.socket) -> int:
-    """Return how many connections wait in a listening socket to be accepted."""
-    info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _TCP_INFO_OCTETS)
-    length: int = struct.unpack_from("I", info, _UNACKED_OFFSET)[0]
-    return length
 
 
 def longest_backlog() -> int | None:

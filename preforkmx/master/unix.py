@@ -81,7 +81,11 @@ def refuse_live(path: Path) -> None:
 
     :raises StartRefused: somebody listens there, or it cannot be told, or it is no socket.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+    try:
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise StartRefused(f"unix:{path} cannot be bound: {error.strerror}") from error
+    with client:
         client.setblocking(False)
         try:
             client.connect(str(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import resource
 import select
 import socket
 from contextlib import ExitStack, closing
@@ -18,6 +19,7 @@ from preforkmx.master.sockets import bind_tcp, bind_unix, drop_syns, queue_lengt
 from preforkmx.session.listener import Listener, split_address
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -72,6 +74,38 @@ def test_a_port_on_which_somebody_listens_is_refused_even_when_he_shares_it() ->
         other = ListenerSockets([Listener(f"127.0.0.1:{port_of(sockets)}")], 1)
         with pytest.raises(StartRefused, match=r"127\.0\.0\.1:\d+ is taken"):
             other.probe()
+
+
+def test_a_port_that_another_server_opens_after_the_probe_is_not_shared_with_it() -> None:
+    with closing(bind_tcp("127.0.0.1", 0, reuse_port=True)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    both = [ListenerSockets([Listener(address)], 2) for _ in range(2)]
+    for sockets in both:
+        sockets.probe()
+    with closing(both[0]):
+        both[0].open()
+        with pytest.raises(StartRefused, match="is taken"):
+            both[1].open()
+        assert both[1].ports == []
+
+
+@contextlib.contextmanager
+def no_descriptor_to_be_had() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_a_descriptor_every_kind_of_socket_is_a_clear_refusal(tmp_path: Path) -> None:
+    path = tmp_path / "smtp.sock"
+    tcp = ListenerSockets([Listener("127.0.0.1:0")], 1)
+    unix = ListenerSockets([Listener(f"unix:{path}")], 1)
+    for attempt in (tcp.open, unix.open, unix.probe, lambda: bind_unix(path)):
+        with no_descriptor_to_be_had(), pytest.raises(StartRefused, match="Too many open files"):
+            attempt()
 
 
 def test_connections_left_over_from_an_earlier_run_do_not_make_a_start_fail() -> None:

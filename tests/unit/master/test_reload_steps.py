@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +18,7 @@ from preforkmx.master.procedure import Procedure
 from preforkmx.master.reload import Reload
 from preforkmx.master.resizing import GRACE_SECONDS
 from preforkmx.master.slot import PROCESSES
-from preforkmx.master.sockets import queue_length
+from preforkmx.master.sockets import bind_tcp, queue_length
 from preforkmx.master.steering import Steering
 from preforkmx.session.listener import Listener, split_address
 
@@ -230,6 +230,44 @@ def test_an_error_of_ours_while_reading_is_a_refusal_and_not_the_end(plant: Plan
 
     assert plant.begin(load).done
     assert plant.reload.problems[0].startswith("RuntimeError: a bug (")
+
+
+def test_an_error_of_ours_anywhere_before_it_serves_is_a_refusal_and_not_the_end(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    procedure = plant.begin(lambda: replace(MORE, listeners=(*OLD.listeners, *OLD.listeners)))
+    plant.new[0].state = "ready"
+    plant.agency.trouble = cast("Any", RuntimeError("a bug"))
+    plant.step(procedure)
+    assert procedure.done
+    assert plant.reload.problems[0].startswith("RuntimeError: a bug (")
+    assert plant.holders() == plant.old
+    assert plant.new[0].orders == ["retire"]
+    assert (plant.sockets.count, len(plant.sockets.ports)) == (2, 1)
+    plant.agency.trouble = None
+    monkeypatch.setattr(plant.sockets, "add", cast("Any", None))
+    assert plant.begin(lambda: MORE).done
+    assert plant.reload.problems[0].startswith("TypeError: ")
+    assert plant.sockets.count == 2, "the sockets that were made before it are closed"
+
+
+def test_a_port_that_is_taken_while_it_is_checked_is_a_refusal(plant: Plant) -> None:
+    with closing(bind_tcp("127.0.0.1", 0, reuse_port=True)) as free:
+        new = Listener(f"127.0.0.1:{free.getsockname()[1]}")
+    with ExitStack() as stack:
+
+        def checker(plan: Any, generation: int) -> Process:
+            # Another server of the same user, who would let ours join.
+            other = stack.enter_context(
+                closing(bind_tcp(*split_address(new.address), reuse_port=True))
+            )
+            other.listen()
+            return Recruiter.checker(plant.agency, plan, generation)
+
+        plant.agency.checker = checker  # type: ignore[method-assign]
+        assert plant.begin(lambda: replace(NEW, listeners=(*OLD.listeners, new))).done
+    assert plant.reload.problems == [f"{new.address} is taken: another process listens there"]
+    assert len(plant.sockets.ports) == 1
 
 
 def test_a_fork_that_fails_is_a_refusal(plant: Plant) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from test_reload_steps import Plant
@@ -86,6 +86,15 @@ def test_a_slot_for_which_nobody_can_be_forked_goes_again(plant: Plant) -> None:
     plant.agency.trouble = OSError("Resource temporarily unavailable")
     assert more(plant).done
     assert (len(plant.pool.slots), plant.sockets.count) == (2, 2)
+
+
+def test_an_error_of_ours_takes_the_slot_away_again_and_is_not_the_end(
+    plant: Plant, caplog: pytest.LogCaptureFixture
+) -> None:
+    plant.agency.trouble = cast("Any", RuntimeError("a bug"))
+    assert more(plant).done
+    assert (len(plant.pool.slots), plant.sockets.count) == (2, 2)
+    assert "no worker is added: RuntimeError: a bug (" in caplog.text
 
 
 def test_there_are_1024_slots_at_most(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
