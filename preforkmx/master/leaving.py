@@ -78,6 +78,7 @@ class Drain:
         seconds = pool.plan.drain_seconds
         _logger.info("draining: no new connections, %g s for the open ones", seconds)
         holdings.listeners.shut()
+        pool.hurry()
         queued = yield from emptied(self._waiting, clock)
         if queued:
             _logger.warning(

@@ -160,6 +160,14 @@ class Pool:
         """Return the places of the processes that serve no mail."""
         return [self.admin] if self.store is None else [self.store, self.admin]
 
+    def hurry(self) -> None:
+        """Fill empty slots now, whatever their back-off says: somebody may be queued there, and
+        the queue is closed soon."""
+        for slot in self.slots:
+            slot.backoff.reset()
+            if slot.refill_at is not None:
+                slot.refill_at = self._clock()
+
     def _places(self) -> list[Slot]:
         return [*self.slots, *self.helpers()]
 

@@ -23,12 +23,12 @@ from preforkmx.master.open_files import raise_open_files
 from preforkmx.master.plan import Plan, restart_problems
 from preforkmx.master.procedure import Steps, Wait
 from preforkmx.master.queues import emptied
-from preforkmx.master.resizing import make_room, warn_of_left
+from preforkmx.master.resizing import make_room, still_full, warn_of_left
 from preforkmx.master.starting import REAP_SECONDS
 from preforkmx.workers.process import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from preforkmx.master.child import Child
     from preforkmx.master.hiring import Hiring
@@ -90,6 +90,9 @@ class Reload:
                 raise ReloadRefused(problems)
             yield from self._no_other_replacement()
             pool.reloading = True
+            yield from self._make_room(
+                [slot for slot in (*pool.slots, *pool.former) if slot.index in range(plan.count)]
+            )
             yield from self._install_all(plan, change)
         except ReloadRefused as refusal:
             self.problems = refusal.problems
@@ -148,6 +151,11 @@ class Reload:
         ):
             raise ReloadRefused(["a worker that asked to be replaced still waits for it"])
 
+    def _make_room(self, slots: Sequence[Slot]) -> Steps:
+        full = yield from make_room(slots, self._pool.plan.drain_seconds, self._clock)
+        if full:
+            raise ReloadRefused(list(map(still_full, full)))
+
     def _install_all(self, plan: Plan, change: Changeover) -> Steps:
         """Have a new worker beside the old one in every slot; undo all of it if one fails."""
         pool = self._pool
@@ -174,8 +182,8 @@ class Reload:
             raise
 
     def _install(self, slot: Slot, plan: Plan) -> Steps:
-        if not (yield from make_room(slot, self._pool.plan.drain_seconds, self._clock)):
-            raise ReloadRefused([f"slot {slot.index} still has a process that cannot be ended"])
+        # Whoever has retired since all slots were looked at.
+        yield from self._make_room([slot])
         child = self._fork(lambda: self._pool.hire(slot, plan, self._number))
         slot.successor = child
         yield Wait(
@@ -194,6 +202,9 @@ class Reload:
         for slot in self._pool.slots:
             slot.leaving = slot.index is not None and slot.index >= plan.count
         if change.part():
+            self._pool.hurry()
+            # Connections are led away before the waiting begins, and not in the next turn.
+            self._pool.reconcile()
             left = yield from emptied(change.waiting, self._clock)
             if left:
                 warn_of_left(left)

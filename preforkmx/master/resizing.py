@@ -24,7 +24,7 @@ from preforkmx.workers.process import describe
 from preforkmx.workers.worker import ABORT_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from preforkmx.master.listeners import ListenerSockets
     from preforkmx.master.plan import Plan
@@ -74,8 +74,8 @@ def _fill(
     slot: Slot, pool: Pool, plan: Plan, clock: Callable[[], float]
 ) -> Generator[Wait, bool, list[str]]:
     """Give a slot its first worker, and return why that cannot be."""
-    if not (yield from make_room(slot, pool.plan.drain_seconds, clock)):
-        return [f"slot {slot.index} still has a process that cannot be ended"]
+    if (yield from make_room([slot], pool.plan.drain_seconds, clock)):
+        return [still_full(slot)]
     try:
         child = pool.hire(slot, plan)
     except (OSError, BootError) as error:
@@ -96,6 +96,9 @@ def one_less(pool: Pool, sockets: ListenerSockets, clock: Callable[[], float]) -
     assert slot.index is not None
     index = slot.index
     slot.leaving = True
+    pool.hurry()
+    # Connections are led away before the waiting begins, and not in the next turn.
+    pool.reconcile()
     left = yield from emptied(lambda: sockets.waiting([], [index]), clock)
     if left:
         warn_of_left(left)
@@ -111,21 +114,38 @@ def warn_of_left(left: int) -> None:
 
 
 def make_room(
-    slot: Slot, seconds: float, clock: Callable[[], float]
-) -> Generator[Wait, bool, bool]:
-    """Wait until a slot has nobody who still drains; return whether that is so.
+    slots: Sequence[Slot], seconds: float, clock: Callable[[], float]
+) -> Generator[Wait, bool, list[Slot]]:
+    """Wait until each slot has room for one more; return those that have none after all.
 
-    Sessions get :data:`GRACE_SECONDS` to end by themselves: most do, and none of them sees a 421
-    because reloads follow each other. Then the idle ones are ended, and the others get `seconds`.
-    So processes never pile up in a slot. A worker whose loop is silent would not hear of it, and is not waited for
-    while the slot may have one process more: it retires when its loop returns, or is killed.
+    Sessions of who still drains there get :data:`GRACE_SECONDS` to end by themselves: most do,
+    and none of them sees a 421 because reloads follow each other. Then the idle ones are ended,
+    and the others get `seconds`, in all slots at the same time. So processes never pile up in a
+    slot.
     """
-    if all(child.hung for child in slot.retired) and len(slot) < PROCESSES:
-        return True
-    if not slot.retired or (yield Wait(lambda: not slot.retired, seconds=GRACE_SECONDS)):
-        return True
-    for child in slot.retired:
+
+    def full() -> list[Slot]:
+        return [slot for slot in slots if not _has_room(slot)]
+
+    if not full() or (yield Wait(lambda: not full(), seconds=GRACE_SECONDS)):
+        return []
+    for child in (child for slot in full() for child in slot.retired):
         child.drain(seconds)
         child.kill_by(clock() + seconds + ABORT_SECONDS + KILL_SECONDS)
     wait = seconds + ABORT_SECONDS + KILL_SECONDS + REAP_SECONDS
-    return (yield Wait(lambda: not slot.retired, seconds=wait))
+    yield Wait(lambda: not full(), seconds=wait)
+    return full()
+
+
+def _has_room(slot: Slot) -> bool:
+    """Whether nobody drains there who has to be waited for.
+
+    A worker whose loop is silent would not hear of it, and is not waited for while the slot may
+    have one process more: it retires when its loop returns, or is killed.
+    """
+    return not slot.retired or (all(child.hung for child in slot.retired) and len(slot) < PROCESSES)
+
+
+def still_full(slot: Slot) -> str:
+    """Say that a slot has no room."""
+    return f"slot {slot.index} still has a process that cannot be ended"

@@ -103,9 +103,15 @@ class Slot:
         return any(child.state == "ready" and not child.hung for child in self)
 
     def retire_holder(self, seconds: float) -> None:
-        """Tell the holder, if there is one, to go."""
+        """Tell the holder, if there is one, to go; one that still boots is killed.
+
+        Nobody would notice that a boot never ends, once it is not the boot that is waited for.
+        """
         if self.holder is not None:
-            self.holder.retire(seconds)
+            if self.holder.state == "booting":
+                self.holder.kill()
+            else:
+                self.holder.retire(seconds)
             self.retired.append(self.holder)
             self.holder = None
 

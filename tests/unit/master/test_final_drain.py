@@ -9,6 +9,7 @@ import pytest
 from test_plan import PLAN
 from test_pool import Agency, Process
 
+from preforkmx.master.backoff import Backoff
 from preforkmx.master.leaving import Drain
 from preforkmx.master.pool import Pool
 from preforkmx.master.procedure import Procedure
@@ -126,6 +127,16 @@ def test_a_replacement_during_the_lame_duck_is_lame_too() -> None:
     house.team.hired[0].state = "gone"
     house.step(0.5)
     assert house.team.hired[1].orders == ["lame_duck"]
+
+
+def test_an_empty_slot_is_filled_once_more_while_the_queues_are_emptied() -> None:
+    house = House(5.0)
+    house.slot.backoff = Backoff(20)
+    house.team.hired[0].state = "gone"
+    house.step(4.75)
+    assert house.slot.holder is None
+    house.step(0.5)
+    assert (house.doors.state, len(house.team.hired)) == ("shut", 2)
 
 
 def test_workers_that_ask_to_be_replaced_meanwhile_are_not() -> None:

@@ -108,6 +108,12 @@ class Plant:
         """Who was hired for the new generation."""
         return [process for process in self.agency.hired if process.generation == 2]
 
+    def let_back_off(self, slot: int) -> None:
+        """Let the worker of a slot crash until the next one is waited for."""
+        while (process := self.holders()[slot]) is not None:
+            process.state = "gone"
+            self.pool.reconcile()
+
     def holders(self) -> list[Any]:
         """Who holds the slots."""
         return [slot.holder for slot in self.pool.slots]
@@ -178,18 +184,22 @@ def test_a_new_worker_that_crashes_before_the_others_are_ready_breaks_it_off(pla
     assert plant.holders() == plant.old
 
 
-def test_an_old_worker_that_crashes_meanwhile_is_replaced_by_an_old_one(plant: Plant) -> None:
+@pytest.mark.parametrize(("state", "order"), [("ready", "retire"), ("booting", "kill")])
+def test_an_old_worker_that_crashes_meanwhile_is_replaced_by_an_old_one(
+    plant: Plant, state: str, order: str
+) -> None:
     procedure = plant.begin()
     plant.old[1].state = "gone"
     plant.step(procedure)
     again = plant.holders()[1]
     assert again.generation == 1
+    again.state = state
     plant.new[0].state = "ready"
     plant.step(procedure)
     plant.new[1].state = "ready"
     plant.step(procedure)
     assert plant.holders() == plant.new
-    assert again.orders == ["retire"]
+    assert again.orders == [order], "nobody waits for a boot that is not wanted any more"
 
 
 def test_it_waits_for_a_worker_that_is_being_replaced_for_another_reason(plant: Plant) -> None:
@@ -210,6 +220,66 @@ def test_it_waits_for_a_worker_that_is_being_replaced_for_another_reason(plant: 
     plant.old[0].state = "gone"
     plant.step(procedure)
     assert [process.name for process in plant.new] == ["worker 0"]
+
+
+def test_who_still_drains_from_the_one_before_is_waited_for_in_all_slots_together(
+    plant: Plant,
+) -> None:
+    procedure = plant.begin()
+    for number in range(2):
+        plant.new[number].state = "ready"
+        plant.step(procedure)
+    assert procedure.done
+    procedure = plant.begin()
+    plant.now += GRACE_SECONDS
+    plant.step(procedure)
+    assert [process.orders for process in plant.old] == [["retire", "drain"]] * 2
+    assert {cast("Worker", process).kill_at for process in plant.old} == {
+        plant.now + OLD.drain_seconds + 5 + 2
+    }
+    hired = len(plant.agency.hired)
+    plant.old[0].state = "gone"
+    plant.step(procedure)
+    assert len(plant.agency.hired) == hired, "all slots, and not one after the other"
+    plant.old[1].state = "gone"
+    plant.step(procedure)
+    assert len(plant.agency.hired) == hired + 1
+    procedure.cancel()
+
+
+def test_a_process_that_cannot_be_ended_is_a_refusal(plant: Plant) -> None:
+    for slot in plant.pool.slots:
+        slot.retire_holder(1.0)
+        slot.holder = plant.pool.hire(slot)
+        plant.agency.hired[-1].state = "ready"
+    plant.old[0].state = "gone"
+    procedure = plant.begin()
+    for seconds in (GRACE_SECONDS, 3600):
+        plant.now += seconds
+        plant.step(procedure)
+    assert procedure.done
+    assert plant.reload.problems == ["slot 1 still has a process that cannot be ended"]
+    assert plant.new == []
+
+
+def test_the_slots_that_go_are_led_past_before_their_queues_are_waited_for(plant: Plant) -> None:
+    procedure = plant.begin(lambda: replace(NEW, count=1))
+    plant.new[0].state = "ready"
+    plant.step(procedure)
+    assert not procedure.done
+    assert plant.shares()[1] == 0
+    procedure.cancel()
+
+
+def test_an_empty_slot_that_goes_is_filled_once_more_while_its_queue_is_emptied(
+    plant: Plant,
+) -> None:
+    plant.let_back_off(1)
+    procedure = plant.begin(lambda: replace(NEW, count=1))
+    plant.new[0].state = "ready"
+    plant.step(procedure)
+    assert plant.holders()[1].generation == 1
+    procedure.cancel()
 
 
 def test_what_load_or_the_checker_find_is_told_and_nobody_is_forked(plant: Plant) -> None:
@@ -245,6 +315,8 @@ def test_an_error_of_ours_anywhere_before_it_serves_is_a_refusal_and_not_the_end
     assert plant.new[0].orders == ["retire"]
     assert (plant.sockets.count, len(plant.sockets.ports)) == (2, 1)
     plant.agency.trouble = None
+    plant.new[0].state = "gone"
+    plant.pool.reconcile()
     monkeypatch.setattr(plant.sockets, "add", cast("Any", None))
     assert plant.begin(lambda: MORE).done
     assert plant.reload.problems[0].startswith("TypeError: ")

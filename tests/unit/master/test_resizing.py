@@ -103,6 +103,19 @@ def test_there_are_1024_slots_at_most(plant: Plant, monkeypatch: pytest.MonkeyPa
     assert len(plant.pool.slots) == 2
 
 
+def test_the_highest_slot_is_led_past_before_its_queue_is_waited_for(plant: Plant) -> None:
+    less(plant)
+    assert plant.shares() == [24, 0]
+
+
+def test_an_empty_slot_that_goes_is_filled_once_more_while_its_queue_is_emptied(
+    plant: Plant,
+) -> None:
+    plant.let_back_off(1)
+    less(plant)
+    assert plant.holders()[1] is not None
+
+
 def test_the_highest_slot_goes_when_its_queue_was_empty_for_a_second(plant: Plant) -> None:
     procedure = less(plant)
     plant.step(procedure)
