@@ -18,6 +18,13 @@ from preforkmx.middleware.chain import compile_chain
 from preforkmx.protocol.settings import Settings
 from preforkmx.session.acceptor import Acceptor
 from preforkmx.session.listener import Listener, split_address
+from preforkmx.session.queues import (
+    LONGEST_SECONDS,
+    LOOK_SECONDS,
+    Emptying,
+    drop_syns,
+    somebody_waits,
+)
 from preforkmx.session.reception import Reception
 from preforkmx.session.service import HOOK_FAILURE, Service
 from preforkmx.state.networks import NetworkSet
@@ -291,7 +298,7 @@ class Server:
         )
         service.id_prefix = f"{int(time.time()):x}{os.getpid():x}-"
         service.draining, service.retiring, service.aborting = Signal(), False, False
-        service.ending = False
+        service.ending = service.lame_duck = False
         self._settings.clear()
         loop = asyncio.get_running_loop()
         async with contextlib.AsyncExitStack() as stack:
@@ -349,14 +356,24 @@ class Server:
     async def shutdown(self, deadline: float = 30.0) -> None:
         """Stop: take no more connections, let transactions finish, say 421 to the rest.
 
-        :param deadline: seconds for the transactions; what is not over then gets 421 and no
-            250, and after 5 seconds more its connection is aborted.
+        It takes a second at least: new connections are held off at once, but a client whose
+        handshake is under way would be reset by a port that closes at once, so it is waited for
+        and greeted first.
+
+        :param deadline: seconds for that and for the transactions; what is not over then gets
+            421 and no 250, and after 5 seconds more its connection is aborted.
         """
-        for acceptor in self._acceptors:
-            acceptor.accept_now()
-        self._close_listeners()
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + deadline
+        try:
+            await self._empty_the_queues(deadline)
+        finally:
+            for acceptor in self._acceptors:
+                acceptor.accept_now()
+            self._close_listeners()
         self.drain()
-        for seconds, then in ((deadline, self.abort_transactions), (5.0, self.abort)):
+        left = max(0.0, ends - loop.time())
+        for seconds, then in ((left, self.abort_transactions), (5.0, self.abort)):
             try:
                 async with asyncio.timeout(seconds):
                     await self.wait_closed()
@@ -364,6 +381,30 @@ class Server:
             except TimeoutError:
                 then()
         await self.wait_closed()
+
+    async def _empty_the_queues(self, seconds: float) -> None:
+        """Let no new connection begin, and serve those that have begun, for a while."""
+        for sock in self._sockets:
+            self._hold_off(sock)
+        longest = min(seconds, LONGEST_SECONDS)
+        emptying = Emptying(self._waiting, asyncio.get_running_loop().time, longest)
+        # Somebody else may close them meanwhile: a second call, or the end of the block.
+        while self._sockets:
+            await asyncio.sleep(min(LOOK_SECONDS, longest))
+            if emptying.look():
+                return
+
+    def _hold_off(self, sock: socket.socket) -> None:
+        if sock.family == socket.AF_UNIX:
+            Path(sock.getsockname()).unlink(missing_ok=True)
+            return
+        try:
+            drop_syns(sock)
+        except OSError as error:
+            self._service.logger.warning("new connections cannot be held off: %s", error)
+
+    def _waiting(self) -> int:
+        return sum(map(somebody_waits, self._sockets))
 
     @property
     def addresses(self) -> list[tuple[str, int]]:

@@ -205,7 +205,9 @@ def run_on_server(
 
         async with server:
             await asyncio.to_thread(converse)
-            await server.shutdown(TIMEOUT)
+            server.drain()
+            async with asyncio.timeout(TIMEOUT):
+                await server.wait_closed()
         assert delivered == []
         log.check(dialogue.secrets)
 

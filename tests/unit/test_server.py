@@ -7,12 +7,16 @@ import contextlib
 import gc
 import logging
 import socket
+from ipaddress import ip_network
 
 import pytest
 
 from preforkmx import Listener, Middleware, Server, SMTPError
 from preforkmx.observe.access import AccessLog
+from preforkmx.protocol.proxy import V2_SIGNATURE
 from preforkmx.testing import Client, Recorder, running
+
+LOCAL = V2_SIGNATURE + bytes.fromhex("20 00 0000")
 
 
 @pytest.fixture
@@ -415,6 +419,97 @@ def test_shutdown_greets_who_was_in_the_queue(run):
     assert [line[:3] for line in said] == [b"220", b"421"]
 
 
+def test_shutdown_greets_whose_handshake_ends_after_it_began(run):
+    """The last step is late: this socket takes the first octets of the client for it."""
+    server = Server()
+    server.listen("127.0.0.1:0")
+
+    async def test():
+        async with server:
+            server._sockets[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+            client = await Client.connect(server.addresses[0])
+            stopping = asyncio.ensure_future(server.shutdown(10))
+            await asyncio.sleep(0.2)
+            await client.send(b"EHLO client.example\r\n")
+            said = await client.rest()
+            await client.close()
+            await stopping
+        return said
+
+    said = run(test()).splitlines()
+    assert said[0].startswith(b"220 ")
+    assert said[-1].startswith(b"421 ")
+
+
+def test_shutdown_lets_no_new_connection_begin(run):
+    """Its SYN is dropped, and the port refuses when it tries again."""
+    server = Server()
+    server.listen("127.0.0.1:0")
+
+    async def test():
+        async with server:
+            address = server.addresses[0]
+            stopping = asyncio.ensure_future(server.shutdown(10))
+            await asyncio.sleep(0.1)
+            with pytest.raises(ConnectionRefusedError):
+                await Client.connect(address)
+            await stopping
+
+    run(test())
+    assert server.counters.connections == 0
+
+
+def test_shutdown_greets_who_was_in_the_queue_of_a_unix_socket(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    server = Server()
+    server.listen(f"unix:{tmp_path}/smtp")
+
+    async def test():
+        async with server:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect("smtp")
+                stopping = asyncio.ensure_future(server.shutdown(10))
+                await asyncio.sleep(0)
+                assert not (tmp_path / "smtp").exists()
+                client = Client(*await asyncio.open_unix_connection(sock=sock))
+                said = await client.rest()
+                await client.close()
+            await stopping
+        return said
+
+    said = run(test()).splitlines()
+    assert [line[:3] for line in said] == [b"220", b"421"]
+
+
+def test_a_shutdown_that_is_given_up_has_closed_the_port(run):
+    server = Server()
+    server.listen("127.0.0.1:0")
+
+    async def test():
+        async with server:
+            address = server.addresses[0]
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(server.shutdown(10), 0.1)
+            with pytest.raises(ConnectionRefusedError):
+                await Client.connect(address)
+
+    run(test())
+
+
+def test_a_block_that_is_left_during_a_shutdown_disturbs_nothing(run):
+    server = Server()
+    server.listen("127.0.0.1:0")
+
+    async def test():
+        async with server:
+            stopping = [asyncio.ensure_future(server.shutdown(10)) for _ in range(2)]
+            await asyncio.sleep(0.1)
+        async with asyncio.timeout(10):
+            await asyncio.gather(*stopping)
+
+    run(test())
+
+
 def test_shutdown_gives_a_message_that_still_arrives_at_the_deadline_421_and_no_250(run, recorder):
     server = Server(handler=recorder)
     server.listen("127.0.0.1:0")
@@ -463,7 +558,10 @@ def test_shutdown_aborts_what_does_not_end_five_seconds_after_its_deadline(run, 
             assert await client.rest() == b""
         return waits
 
-    assert run(test()) == [30, 5.0]
+    transactions, aborted = run(test())
+    # The queues have had a second of them.
+    assert 25 < transactions < 29.5
+    assert aborted == 5.0
     assert server.counters.messages == 0
 
 
@@ -487,22 +585,28 @@ def test_leaving_the_block_aborts_the_sessions_that_are_left(run, recorder):
 def test_a_server_starts_again_after_a_shutdown(run, recorder):
     server = Server(handler=recorder)
     server.listen("127.0.0.1:0")
+    server.listen("127.0.0.1:0", proxy_protocol=True, proxy_from=(ip_network("127.0.0.1"),))
 
     async def test():
         for _ in range(2):
             async with server:
                 assert not server.draining
+                async with await Client.connect(server.addresses[1]) as check:
+                    await check.send(LOCAL)
+                    assert (await check.hello()).code == 250
+                    assert (await check.command("QUIT")).code == 221
                 async with await Client.connect(server.addresses[0]) as client:
                     await client.hello()
                     assert (await client.deliver(b"Hello\r\n")).code == 250
                     assert (await client.command("QUIT")).code == 221
+                server.lame_duck()
                 server.retire()
                 server.abort_transactions()
                 await server.shutdown(10)
 
     run(test())
     run(test())
-    assert len({call.context.session_id for call in recorder.of("check_connection")}) == 4
+    assert len({call.context.session_id for call in recorder.of("check_connection")}) == 8
 
 
 # --- logs ---------------------------------------------------------------------------------------------
