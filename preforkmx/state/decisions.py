@@ -14,7 +14,7 @@ import enum
 import math
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,8 +30,41 @@ LONGEST_SPAN = 100 * 366 * 86_400
 #: The longest :attr:`ConnectionLimits.name`, in octets of UTF-8.
 LONGEST_NAME = 64
 
-LimitName = Literal["", "connections", "network", "concurrent"]
+BudgetName = Literal["messages", "recipients", "auth_failures", "octets", "errors"]
+
+#: What a session spends, in the order of :class:`Spent`. The first three are *prepaid*: a session
+#: has units of them reserved before it spends one, so that any number of sessions at once keep
+#: the limit, and gives the rest back at its end. The others are known only once they are spent,
+#: and are booked afterwards as a debt that the next connection sees.
+BUDGETS: Final[tuple[BudgetName, ...]] = (
+    "messages",
+    "recipients",
+    "auth_failures",
+    "octets",
+    "errors",
+)
+#: How many of :data:`BUDGETS`, from the first on, are prepaid.
+PREPAID: Final = 3
+
+#: The grant of a budget without a limit.
+UNLIMITED: Final = 1 << 62
+
+LimitName = Literal["", "connections", "network", "concurrent"] | BudgetName
 """Which limit refused, in the words of the configuration; ``""`` is none."""
+
+
+class Spent(NamedTuple):
+    """How much of each budget, in the order of :data:`BUDGETS`; octets are those of messages."""
+
+    messages: int = 0
+    recipients: int = 0
+    auth_failures: int = 0
+    octets: int = 0
+    errors: int = 0
+
+
+NOTHING: Final = Spent()
+WITHOUT_LIMIT: Final = Spent(*(UNLIMITED,) * len(BUDGETS))
 
 
 def microseconds(seconds: float) -> int:
@@ -92,6 +125,11 @@ class ConnectionLimits:
     :param host: connections of one host: an IPv4 address or an IPv6 /64.
     :param network: connections of one network: an IPv4 /24 or an IPv6 /48.
     :param concurrent: open connections of one host, at least 1.
+    :param messages: messages of one host, over all its sessions; so the other budgets.
+    :param recipients: accepted forward paths of one host.
+    :param auth_failures: credentials of one host that were refused.
+    :param octets: octets of one host's messages.
+    :param errors: commands of one host that were answered with 5xx.
     :raises ValueError: a value is out of range.
     """
 
@@ -99,26 +137,38 @@ class ConnectionLimits:
     host: Rate | None = None
     network: Rate | None = None
     concurrent: int | None = None
+    messages: Rate | None = None
+    recipients: Rate | None = None
+    auth_failures: Rate | None = None
+    octets: Rate | None = None
+    errors: Rate | None = None
     #: The name as the stores' keys have it.
-    octets: bytes = field(init=False, repr=False, compare=False)
-    #: interval and tolerance of `host`, those of `network`, and `concurrent`; 0 is not limited.
-    numbers: tuple[int, int, int, int, int] = field(init=False, repr=False, compare=False)
+    key: bytes = field(init=False, repr=False, compare=False)
+    #: interval and tolerance of `host`, those of `network`, and `concurrent`, then interval and
+    #: tolerance of each budget in the order of :data:`BUDGETS`; 0 is not limited.
+    numbers: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    #: The rate of each budget, in the order of :data:`BUDGETS`.
+    budgets: tuple[Rate | None, ...] = field(init=False, repr=False, compare=False)
+    #: A connection that is admitted has something to give back.
+    leases: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        octets = self.name.encode()
-        if len(octets) > LONGEST_NAME:
+        key = self.name.encode()
+        if len(key) > LONGEST_NAME:
             raise ValueError(f"the name of a set of limits has at most {LONGEST_NAME} octets")
         if self.concurrent is not None and not 1 <= self.concurrent < 1 << 32:
             raise ValueError(f"{self.concurrent} is not a number of open connections")
-        object.__setattr__(self, "octets", octets)
+        object.__setattr__(self, "key", key)
+        budgets = tuple(getattr(self, budget) for budget in BUDGETS)
         numbers = (
-            0 if self.host is None else self.host.interval,
-            0 if self.host is None else self.host.tolerance,
-            0 if self.network is None else self.network.interval,
-            0 if self.network is None else self.network.tolerance,
+            *_numbers(self.host),
+            *_numbers(self.network),
             self.concurrent or 0,
+            *(number for budget in budgets for number in _numbers(budget)),
         )
         object.__setattr__(self, "numbers", numbers)
+        object.__setattr__(self, "budgets", budgets)
+        object.__setattr__(self, "leases", self.concurrent is not None or any(budgets))
 
     def share(self, of: int) -> ConnectionLimits:
         """Return the part of these limits for one of `of` equal sharers, never below 1."""
@@ -127,7 +177,12 @@ class ConnectionLimits:
             None if self.host is None else self.host.share(of),
             None if self.network is None else self.network.share(of),
             None if self.concurrent is None else max(1, self.concurrent // max(1, of)),
+            *(None if budget is None else budget.share(of) for budget in self.budgets),
         )
+
+
+def _numbers(rate: Rate | None) -> tuple[int, int]:
+    return (0, 0) if rate is None else (rate.interval, rate.tolerance)
 
 
 @dataclass(slots=True, eq=False)
@@ -138,6 +193,11 @@ class Lease:
     keys: tuple[bytes, ...]
     #: The store that gave the lease, and the only one that can take it back.
     store: Store = field(repr=False)
+    #: Whose it is, and what its budgets are.
+    address: IPAddress | None = None
+    limits: ConnectionLimits | None = field(default=None, repr=False)
+    #: Units of each prepaid budget that are reserved and were not reported as spent.
+    reserved: tuple[int, ...] = (0,) * PREPAID
 
 
 @dataclass(slots=True)
@@ -149,16 +209,35 @@ class Admission:
     :param limit: the limit that refused; when several did, the one that lasts longest.
     :param wait: seconds until the limits would admit it, exact for rates. When open
         connections are the limit nobody can know, and it is :data:`CONCURRENT_WAIT`.
+    :param grants: what the session may spend before it has to :meth:`~Store.settle`: of prepaid
+        budgets what is reserved for it, of the others what was left.
     """
 
     admitted: bool
     lease: Lease | None = None
     limit: LimitName = ""
     wait: float = 0.0
+    grants: Spent = WITHOUT_LIMIT
 
 
 #: What a client is told to wait when its open connections are the limit, in seconds.
 CONCURRENT_WAIT = 1.0
+
+
+@dataclass(slots=True)
+class Settlement:
+    """The answer to a session that settles, and wants to go on.
+
+    :param allowed: everything that it wants is granted.
+    :param limit: the budget that is exhausted; when several are, the one that lasts longest.
+    :param wait: seconds until one unit of it is there again.
+    :param grants: as in :class:`Admission`.
+    """
+
+    allowed: bool
+    limit: LimitName = ""
+    wait: float = 0.0
+    grants: Spent = WITHOUT_LIMIT
 
 
 @dataclass(slots=True)
@@ -258,12 +337,30 @@ class Store(Protocol):
         """Count a new connection against every limit of `limits`, and lease one place.
 
         All limits are checked before any is charged: a refused connection costs nothing and
-        holds no lease.
+        holds no lease. A budget of which less than one unit is left refuses too. Of messages and
+        recipients one unit each is reserved.
         """
         ...
 
-    async def close_connection(self, lease: Lease) -> None:
-        """Give `lease` back. A second time does nothing."""
+    async def settle(self, lease: Lease, spent: Spent, want: Spent = NOTHING) -> Settlement:
+        """Book what a session spent, and ask whether it may go on.
+
+        Prepaid budgets: what is spent leaves the reservation. Where less than `want` units of
+        one are reserved, more are reserved, up to `want`, but no more than a quarter of what is
+        left and at least one: none left refuses. The others: a budget is charged with what is
+        spent even where that is more than is left (a debt of a burst at most, which time pays),
+        and refuses while less than one unit of it is left.
+
+        :param spent: since the lease was opened or settled last.
+        :param want: units of the prepaid budgets that the session wants to have; 0: none.
+        """
+        ...
+
+    async def close_connection(self, lease: Lease, spent: Spent = NOTHING) -> None:
+        """Book what the session spent, give `lease` back, and what is still reserved.
+
+        A second time does nothing.
+        """
         ...
 
     async def take(self, limit: Rate, key: str, cost: int = 1) -> Decision:

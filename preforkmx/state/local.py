@@ -73,14 +73,14 @@ class LocalStore:
     async def open_connection(self, address: IPAddress, limits: ConnectionLimits) -> Admission:
         """Count a new connection against every limit, and lease one place."""
         host = host_octets(address)
-        outcome, wait = self.limits.open(limits.octets, host, limits.numbers, self.now())
+        outcome, wait = self.limits.open(limits.key, host, limits.numbers, self.now())
         if outcome != ADMITTED:
             return refusal(outcome, wait)
         if limits.concurrent is None:
             return Admission(admitted=True)
         self._last_lease += 1
         self._held.add(self._last_lease)
-        key = lease_key(limits.octets, host)
+        key = lease_key(limits.key, host)
         return Admission(admitted=True, lease=Lease(self._last_lease, (key,), self))
 
     async def close_connection(self, lease: Lease) -> None:

@@ -97,7 +97,7 @@ class EmbeddedStore:
             return refusal(code, wait)
         if not number:
             return Admission(admitted=True)
-        lease = Lease(number, (lease_key(limits.octets, host),), self)
+        lease = Lease(number, (lease_key(limits.key, host),), self)
         self._leases[number] = lease
         return Admission(admitted=True, lease=lease)
 
