@@ -73,7 +73,7 @@ class LocalStore:
     async def open_connection(self, address: IPAddress, limits: ConnectionLimits) -> Admission:
         """Count a new connection against every limit, and lease one place."""
         host = host_octets(address)
-        outcome, wait = self.limits.open(limits.key, host, limits.numbers, self.now())
+        outcome, wait = self.limits.open(limits.key, host, limits.numbers[:5], self.now())
         if outcome != ADMITTED:
             return refusal(outcome, wait)
         if limits.concurrent is None:

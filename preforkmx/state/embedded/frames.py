@@ -68,7 +68,7 @@ def hello(token: bytes) -> bytes:
 def open_connection(lease: int, host: bytes, limits: ConnectionLimits) -> bytes:
     """Return the frame of :meth:`~preforkmx.state.decisions.Store.open_connection`."""
     size = _OPEN.size - 1 + len(host) + len(limits.key)
-    return _OPEN.pack(size, OPEN, lease, *limits.numbers, len(host)) + host + limits.key
+    return _OPEN.pack(size, OPEN, lease, *limits.numbers[:5], len(host)) + host + limits.key
 
 
 def close(lease: int) -> bytes:
