@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from preforkmx.master.handover import PortState
+    from preforkmx.master.ports import Opened
     from preforkmx.session.listener import Listener
+
+_EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})
 
 _KINDS: dict[str, type[TcpPort | UnixPort | PassedPort]] = {
     "tcp": TcpPort,
@@ -90,37 +93,7 @@ class ListenerSockets:
 
     def problems(self, listeners: Sequence[Listener]) -> list[str]:
         """Return why these listeners cannot be opened; those that are open already can."""
-        problems = []
-        seen = set()
-        for listener, port in zip(listeners, match(listeners, self.ports), strict=True):
-            key = address_key(listener.address)
-            if key[1] == 0:
-                # No probe: for port 0 the kernel picks one that nobody has, shared or not.
-                continue
-            if key in seen:
-                problems.append(f"{listener.address} is named by two listeners")
-            elif port is None:
-                try:
-                    self._probe(listener)
-                except StartRefused as refusal:
-                    problems.append(str(refusal))
-            seen.add(key)
-        return problems
-
-    def _probe(self, listener: Listener) -> None:
-        path = listener.unix_path
-        if path is not None:
-            refuse_live(path)
-            return
-        host, number = split_address(listener.address)
-        # A port of ours on another address may be in the way of a bind that does not share,
-        # 0.0.0.0 in that of 127.0.0.1: nobody else can have the whole of it.
-        ours = [address_key(port.listener.address) for port in self.ports]
-        shared = any(
-            number == other_number and (":" in host) == (":" in other_host)
-            for other_host, other_number in ours
-        )
-        bind_tcp(host, number, reuse_port=shared).close()
+        return listener_problems(listeners, self.ports)
 
     def open(self) -> None:
         """Bind, and listen in the order of the slots: that is their index in the group.
@@ -259,3 +232,44 @@ class ListenerSockets:
         for port in self.ports:
             port.leave(but)
         self.ports = []
+
+
+def listener_problems(listeners: Sequence[Listener], ports: Sequence[Opened]) -> list[str]:
+    """Return why listeners cannot be opened, each probed by itself.
+
+    :param ports: what is open already, and stays so or not.
+    """
+    problems = []
+    seen = set()
+    for listener, port in zip(listeners, match(listeners, ports), strict=True):
+        key = address_key(listener.address)
+        if key[1] == 0:
+            # No probe: for port 0 the kernel picks one that nobody has, shared or not.
+            continue
+        if key in seen:
+            problems.append(f"{listener.address} is named by two listeners")
+        elif port is None:
+            try:
+                _probe(listener, ports)
+            except StartRefused as refusal:
+                problems.append(str(refusal))
+        seen.add(key)
+    return problems
+
+
+def _probe(listener: Listener, ports: Sequence[Opened]) -> None:
+    path = listener.unix_path
+    if path is not None:
+        refuse_live(path)
+        return
+    host, number = split_address(listener.address)
+    # A port of ours on another address may be in the way of a bind that does not share: one that
+    # has every address in that of one that has some, and the other way round.
+    ours = [address_key(port.listener.address) for port in ports]
+    shared = any(
+        number == other_number
+        and (":" in host) == (":" in other_host)
+        and not _EVERY_ADDRESS.isdisjoint((address_key(listener.address)[0], other_host))
+        for other_host, other_number in ours
+    )
+    bind_tcp(host, number, reuse_port=shared).close()

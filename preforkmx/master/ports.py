@@ -8,7 +8,7 @@ import socket
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from preforkmx.master.errors import StartRefused
 from preforkmx.master.handover import PortState
@@ -377,14 +377,29 @@ def open_ports(listeners: Sequence[Listener], count: int, *, held: bool = False)
     return ports
 
 
-def match(listeners: Sequence[Listener], ports: Sequence[Port]) -> list[Port | None]:
+class Opened(Protocol):
+    """What is known of a port that is open, in this process or as it was handed over."""
+
+    @property
+    def asked(self) -> str:
+        """The address as the configuration gave it."""
+
+    @property
+    def listener(self) -> Listener:
+        """The listener, with its real port."""
+
+
+_Opened = TypeVar("_Opened", bound=Opened)
+
+
+def match(listeners: Sequence[Listener], ports: Sequence[_Opened]) -> list[_Opened | None]:
     """Return for each listener the port that it is, None where it is not open.
 
     A listener is the port that has its address. One on port 0 is the first of those that were
     opened for it and are not named by their real number.
     """
     left = list(ports)
-    found: dict[int, Port] = {}
+    found: dict[int, _Opened] = {}
     for by_number in (True, False):
         for index, listener in enumerate(listeners):
             key = address_key(listener.address)

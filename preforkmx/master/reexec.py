@@ -28,10 +28,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from preforkmx.master.admin_port import AdminPort
 from preforkmx.master.document import render
 from preforkmx.master.errors import StartRefused
 from preforkmx.master.handover import Handover, read_handover
 from preforkmx.master.hiring import check_plan
+from preforkmx.master.listeners import listener_problems
 from preforkmx.master.open_files import raise_open_files
 from preforkmx.master.plan import StorePlan, restart_problems
 from preforkmx.workers.channel import Channel
@@ -248,7 +250,15 @@ def _problems(handover: Handover, plan: Plan, control: Path) -> list[str]:
     if str(control) != handover.holdings.control.path:
         problems.append("a change of admin.control takes a restart")
     loop_factory(plan.loop)
-    files = raise_open_files(plan.max_sessions, plan.count * len(plan.listeners))
+    # Before the privileges are dropped, as the reload that follows opens them in the master.
+    problems += listener_problems(plan.listeners, handover.holdings.ports)
+    admin = handover.holdings.admin
+    if plan.admin_address != ("" if admin is None else admin.wanted):
+        try:
+            AdminPort(plan.admin_address).close()
+        except StartRefused as refusal:
+            problems.append(str(refusal))
+    files = raise_open_files(plan.max_sessions, plan.count, len(plan.listeners))
     return problems if files is None else [*problems, files]
 
 

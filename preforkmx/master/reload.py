@@ -127,7 +127,7 @@ class Reload:
             problems.append(str(refusal))
         # The sockets of what goes are there until the end.
         slots = max(plan.count, len(self._pool.slots))
-        files = raise_open_files(plan.max_sessions, slots * change.ports)
+        files = raise_open_files(plan.max_sessions, slots, change.ports)
         return problems if files is None else [*problems, files]
 
     def _check(self, plan: Plan) -> Generator[Wait, bool, list[str]]:

@@ -44,7 +44,7 @@ def one_more(pool: Pool, sockets: ListenerSockets, clock: Callable[[], float]) -
         _logger.warning("there are %d workers, and more there may not be", MOST_SLOTS)
         return
     plan = replace(pool.plan, count=count)
-    problem = raise_open_files(plan.max_sessions, count * len(sockets.ports))
+    problem = raise_open_files(plan.max_sessions, count, len(sockets.ports))
     if problem is not None:
         _logger.error("no worker is added: %s", problem)
         return

@@ -119,6 +119,8 @@ class Steering:
             else:
                 detach(member)
         except OSError as error:
+            # Memory may be there in the next turn.
+            del self._done[member]
             # A kernel that cannot detach has nothing attached: that alone is no news.
             if skipped and not self._failed:
                 self._failed = True

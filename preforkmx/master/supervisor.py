@@ -146,7 +146,7 @@ class Master:
             _logger.error("%s", error)
             return EXIT_BOOT
         problem = raise_open_files(
-            self._plan.max_sessions, self._plan.count * len(self._plan.listeners)
+            self._plan.max_sessions, self._plan.count, len(self._plan.listeners)
         )
         if problem is not None:
             _logger.error("%s", problem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import sys
 from functools import partial
 from pathlib import Path
@@ -110,6 +111,22 @@ def test_a_change_that_takes_a_restart_is_refused(mx: MX) -> None:
     mx.config.write_text(f'{whole}\n[state]\nurl = "local:"\n')
     refused(mx, "a change of state.url takes a restart")
     mx.config.write_text(whole)
+    upgrade(mx)
+
+
+def test_ports_that_are_taken_are_refused_before_the_new_program_takes_over(mx: MX) -> None:
+    whole = mx.config.read_text()
+    with socket.create_server(("127.0.0.1", 0)) as mail, socket.create_server(("", 0)) as admin:
+        taken = [f"127.0.0.1:{sock.getsockname()[1]}" for sock in (mail, admin)]
+        mx.config.write_text(
+            whole.replace('address = ""', f'address = "{taken[1]}"')
+            + f'\n[[listener]]\naddress = "{taken[0]}"\n'
+        )
+        refused(mx, *(f"{address} is taken" for address in taken))
+    assert "the new program takes over" not in mx.log
+    upgrade(mx)
+    assert len(mx.status()["listeners"]) == 2
+    # Both are its own by now.
     upgrade(mx)
 
 

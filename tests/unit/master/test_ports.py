@@ -207,6 +207,18 @@ def test_an_address_that_one_of_ours_covers_can_be_opened() -> None:
         assert sockets.problems([*sockets.listeners, more]) == []
 
 
+def test_an_address_beside_one_of_ours_on_the_same_port_is_not_shared_with_others(
+    sockets: ListenerSockets,
+) -> None:
+    beside = f"127.0.0.2:{number(sockets.ports[0])}"
+    with closing(bind_tcp(*split_address(beside), reuse_port=True)) as other:
+        other.listen()
+        assert sockets.problems([*sockets.listeners, Listener(beside)]) == [
+            f"{beside} is taken: another process listens there"
+        ]
+    assert sockets.problems([*sockets.listeners, Listener(beside)]) == []
+
+
 def test_a_changeover_brings_and_takes_listeners_slots_and_options(
     sockets: ListenerSockets,
 ) -> None:

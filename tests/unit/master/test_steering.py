@@ -246,6 +246,25 @@ def test_a_kernel_that_refuses_is_named_once_and_all_goes_on(
     assert "Protocol not available" in caplog.text
 
 
+class RefusingOnce(Refusing):
+    """A socket of a machine that had no memory for a moment."""
+
+    asked = 0
+
+    def setsockopt(self, *_: object) -> None:
+        self.asked += 1
+        if self.asked == 1:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+def test_what_the_kernel_refused_for_a_moment_is_asked_again_in_the_next_turn() -> None:
+    member = RefusingOnce()
+    steered = Steering(lambda: [cast("Any", [member, member])])
+    for _ in range(3):
+        steered.steer({0}, 2)
+    assert member.asked == 2
+
+
 def test_a_unix_listener_is_in_no_group(tmp_path: Path) -> None:
     listeners = ListenerSockets(
         [Listener("127.0.0.1:0"), Listener(f"unix:{tmp_path}/smtp.sock"), Listener("[::1]:0")], 2
