@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ BACK_OFF_SECONDS = 0.1
 connections stay in the listener's queue meanwhile."""
 COMPLAINT_SECONDS = 60.0
 """The time between two lines in the log that say so."""
+_NO_MEMORY = os.strerror(errno.ENOMEM)
 
 
 class Acceptor:
@@ -31,7 +33,7 @@ class Acceptor:
     backlog of a socket that several processes share.
 
     :param take: called with each connection (non-blocking), the client's address as the
-        kernel gave it, and the listener.
+        kernel gave it, and the listener. Where it raises MemoryError it has not taken it.
     """
 
     def __init__(
@@ -89,19 +91,27 @@ class Acceptor:
                     # The master has shut it for all processes: it listens no more.
                     self.stop()
                 else:
-                    self._trouble(error)
+                    self._trouble(error.strerror or str(error))
                 return
-            connection.setblocking(False)
-            self._take(connection, address, self._listener)
+            except MemoryError:
+                self._trouble(_NO_MEMORY)
+                return
+            try:
+                connection.setblocking(False)
+                self._take(connection, address, self._listener)
+            except MemoryError:
+                connection.close()
+                self._trouble(_NO_MEMORY)
+                return
 
-    def _trouble(self, error: OSError) -> None:
+    def _trouble(self, error: str) -> None:
         """Rest for a while: the socket stays readable, and asking again at once would spin."""
         now = self._loop.time()
         if now - self._complained >= COMPLAINT_SECONDS:
             self._complained = now
             self._logger.error(
                 "cannot accept",
-                extra={"listener": self._listener.address, "error": error.strerror},
+                extra={"listener": self._listener.address, "error": error},
             )
         if self._running and self._resting is None:
             self._loop.remove_reader(self._sock.fileno())

@@ -58,6 +58,7 @@ class Reception:
 
         :param sock: non-blocking; its session closes it.
         :param address: as :meth:`socket.socket.accept` gave it.
+        :raises MemoryError: there is none for a session; the connection is still the caller's.
         """
         service = self._service
         service.counters.connections += 1
@@ -72,8 +73,15 @@ class Reception:
         session = Session(service, self._core(listener, peer), peer, loop)
         session.lmtp = listener.protocol == "lmtp"
         self._prepare(session)
-        service.sessions.add(session)
-        session.task = loop.create_task(self._run(session, sock, loop, listener, spare=full))
+        running = self._run(session, sock, loop, listener, spare=full)
+        try:
+            service.sessions.add(session)
+            session.task = loop.create_task(running)
+        except MemoryError:
+            # The caller has the connection still; nobody would ever end this session.
+            running.close()
+            service.sessions.discard(session)
+            raise
 
     def _turn_away(self, sock: socket.socket, listener: Listener) -> None:
         """Say 421 and close; before a TLS handshake there is nothing to say."""

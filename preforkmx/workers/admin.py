@@ -86,9 +86,14 @@ class AdminProcess:
         # The master tells this process when to go, also when a whole group gets the signal.
         self._loop.add_signal_handler(signal.SIGTERM, self._terminated)
         self._loop.add_reader(self._channel.fileno(), self._hear)
-        Heart(self._loop, self._setup.cell, Vitals).start()
+        Heart(self._loop, self._setup.cell, self._vitals).start()
         await serve_pages(self._setup.sock, self._reports, self._serves, self._stop)
         return process.EXIT_ASKED
+
+    def _vitals(self) -> Vitals:
+        # What the channel did not take at once goes out with a later beat.
+        self._channel.flush()
+        return Vitals()
 
     def _serves(self) -> None:
         self._channel.post("ready")

@@ -18,13 +18,16 @@ lame_duck  master → process  refuse health checks: a load balancer shall send 
 stop       master → process  abort every session and exit
 =========  ================  ==========================================================
 
-Neither side ever waits for the other. What a full socket does not take stays here, one
-message of each type, and goes out with a later call; counters that wait are added up.
+Neither side ever waits for the other. What the socket does not take, because it is full or the
+kernel has no memory, stays here, one message of each type, and goes out with a later call, which
+every process makes again and again; counters that wait are added up.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import socket
 from typing import TYPE_CHECKING, Any, Self
 
@@ -40,6 +43,10 @@ PROBLEMS = 50
 PROBLEM_CHARACTERS = 2000
 """How long each of them is at most; less where all of them would not fit one message."""
 _MESSAGES_A_CALL = 32
+_OUT_OF_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
+"""The kernel has none for a message at the moment."""
+
+_logger = logging.getLogger("preforkmx.workers")
 
 
 class Channel:
@@ -118,8 +125,13 @@ class Channel:
             self._socket.send(_render(message))
         except BlockingIOError:
             return False
-        except OSError:
-            # Nobody is there to read it; receive() finds the end-of-file.
+        except OSError as error:
+            if error.errno in _OUT_OF_MEMORY:
+                return False
+            if error.errno == errno.EMSGSIZE:
+                # It would never go out, and keep what waits behind it.
+                _logger.error("a message (%s) is too long to be sent: dropped", message["type"])
+            # Else nobody is there to read it; receive() finds the end-of-file.
             return True
         return True
 

@@ -87,7 +87,7 @@ class StoreProcess:
         # The workers still need the store when a whole process group is told to go.
         self._loop.add_signal_handler(signal.SIGTERM, self._terminated)
         self._loop.add_reader(self._channel.fileno(), self._hear)
-        Heart(self._loop, self._setup.cell, Vitals).start()
+        Heart(self._loop, self._setup.cell, self._vitals).start()
         try:
             await serve_store(self._setup.sock, self._setup.database, self._serves, self._stop)
         except Exception as error:
@@ -97,6 +97,11 @@ class StoreProcess:
             self._channel.post_failure(process.describe(error))
             return process.EXIT_BOOT
         return process.EXIT_ASKED
+
+    def _vitals(self) -> Vitals:
+        # What the channel did not take at once goes out with a later beat.
+        self._channel.flush()
+        return Vitals()
 
     def _serves(self) -> None:
         self._ready = True

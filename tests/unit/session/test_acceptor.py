@@ -224,6 +224,71 @@ def test_a_machine_that_is_out_of_something_is_asked_now_and_then_and_told_of_on
     run(test())
 
 
+@pytest.mark.parametrize("where", ["accept", "take"])
+def test_without_memory_accepting_rests_and_nobody_is_left_waiting(run, caplog, where):
+    """What is out of memory goes to no handler of the loop, and does not spin."""
+
+    async def test():
+        loop = asyncio.get_running_loop()
+        handled = []
+        loop.set_exception_handler(lambda _loop, context: handled.append(context))
+        asked = 0
+
+        def take(connection, address, listener):
+            nonlocal asked
+            asked += 1
+            raise MemoryError
+
+        with contextlib.ExitStack() as stack:
+            if where == "accept":
+                sock = stack.enter_context(contextlib.closing(Exhausted(errno.ENOMEM)))
+                sock.error = MemoryError()
+            else:
+                sock = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=50))
+                clients = [
+                    stack.enter_context(socket.create_connection(sock.getsockname(), 10))
+                    for _ in range(40)
+                ]
+            acceptor = Acceptor(
+                loop, sock, Listener("127.0.0.1:0"), take, logging.getLogger("preforkmx")
+            )
+            acceptor.start()
+            await asyncio.sleep(4 * BACK_OFF_SECONDS)
+            acceptor.stop()
+            asked = asked or sock.asked
+            assert 2 <= asked <= 5
+            if where == "take":
+                # Who was accepted is not kept in the dark.
+                assert clients[0].recv(100) == b""
+        assert handled == []
+        assert [record.error for record in caplog.records] == [os.strerror(errno.ENOMEM)]
+
+    run(test())
+
+
+def test_a_session_for_which_there_is_no_memory_is_none(run, caplog):
+    fails = [MemoryError()]
+
+    def make_task(loop, coroutine, **options):
+        if fails and coroutine.__qualname__ == "Reception._run":
+            raise fails.pop()
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    async def test():
+        async with running(server) as address:
+            asyncio.get_running_loop().set_task_factory(make_task)
+            async with await Client.connect(address) as client:
+                assert await client.rest() == b""
+            assert fails == []
+            assert server.sessions == 0
+            async with await Client.connect(address) as client:
+                assert (await client.reply()).code == 220
+
+    server = Server()
+    run(test())
+    assert [record.error for record in caplog.records] == [os.strerror(errno.ENOMEM)]
+
+
 def test_a_socket_that_was_shut_for_all_processes_is_left_alone(run, caplog):
     async def test():
         with socket.create_server(("127.0.0.1", 0)) as sock:

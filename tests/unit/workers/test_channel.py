@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import select
+import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -83,6 +86,52 @@ def test_a_message_to_a_dead_process_is_lost_without_an_error(
     theirs.close()
     ours.post("drain", seconds=1.0)
     assert ours.flush()
+
+
+class Exhausted:
+    """A socket whose kernel is out of something for a while."""
+
+    def __init__(self, number: int, times: int, sock: socket.socket) -> None:
+        self._error = OSError(number, os.strerror(number))
+        self._times = times
+        self._socket = sock
+
+    def send(self, octets: bytes) -> int:
+        self._times -= 1
+        if self._times >= 0:
+            raise self._error
+        return self._socket.send(octets)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM])
+def test_what_the_kernel_has_no_memory_for_goes_out_later(
+    ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    ours, theirs = ends
+    monkeypatch.setattr(theirs, "_socket", Exhausted(number, 3, theirs._socket))
+    theirs.post("ready")
+    theirs.post_counters({"messages": 1})
+    assert receive_all(ours) == []
+    assert theirs.unsent() == [{"type": "ready"}]
+    assert not theirs.flush()
+    assert theirs.flush()
+    assert [message["type"] for message in receive_all(ours)] == ["ready", "stats"]
+
+
+def test_a_message_that_is_too_long_is_told_of_and_keeps_nobody(
+    ends: tuple[Channel, Channel], caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = ends
+    theirs._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    theirs.post("failed", problems=["x" * 60_000])
+    theirs.post("ready")
+    assert receive_all(ours) == [{"type": "ready"}]
+    assert [record.getMessage() for record in caplog.records] == [
+        "a message (failed) is too long to be sent: dropped"
+    ]
 
 
 def test_counters_that_a_full_socket_does_not_take_are_added_up(
