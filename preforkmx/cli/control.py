@@ -22,7 +22,8 @@ RELOAD_SECONDS = 3600.0
 """How long a reload may take: each slot's worker imports the site's code."""
 LARGEST_ANSWER = 16 << 20
 """Octets of an answer; the status of a thousand workers is far below."""
-_EXIT_SECONDS = 5.0
+EXIT_SECONDS = 5.0
+"""How long a master that has closed its connections may take to exit."""
 _PEER_CREDENTIALS = struct.Struct("3i")
 
 
@@ -99,11 +100,14 @@ class Control:
                 raise ControlError(f"what came from {self._path} is no answer")
         return octets
 
-    def wait_for_exit(self) -> None:
+    def wait_for_exit(self) -> bool:
         """Wait until the master is gone.
 
         It keeps the connection open for as long as it drains, which its configuration bounds;
         so this has no deadline of its own. After that it is given 5 s to exit.
+
+        :return: False when it was still there after that. A master that cannot be seen from here
+            (in another PID namespace) is gone when its connection is.
         """
         process = self._master()
         try:
@@ -111,10 +115,11 @@ class Control:
             with suppress(OSError):
                 while self._socket.recv(4096):
                     pass
-            if process is not None:
-                waiting = select.poll()
-                waiting.register(process, select.POLLIN)
-                waiting.poll(_EXIT_SECONDS * 1000)
+            if process is None:
+                return True
+            waiting = select.poll()
+            waiting.register(process, select.POLLIN)
+            return bool(waiting.poll(EXIT_SECONDS * 1000))
         finally:
             if process is not None:
                 os.close(process)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from preforkmx.cli.common import Exit, control_options, control_path, leave, reaches_a_server
-from preforkmx.cli.control import Control
+from preforkmx.cli.control import EXIT_SECONDS, Control
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def drain(path: Path | None, control: Path | None) -> None:
     """Take no new mail, finish what is under way, and stop.
 
-    Returns when the server has exited. Exit status: 0 stopped, 5 not running.
+    Returns when the server has exited. Exit status: 0 stopped, 1 it did not exit, 5 not running.
     """
     _end(control_path(path, control), "drain")
 
@@ -31,7 +31,7 @@ def drain(path: Path | None, control: Path | None) -> None:
 def stop(path: Path | None, control: Path | None, *, now: bool) -> None:
     """Stop the server, like drain but without the time that a load balancer is given.
 
-    Returns when the server has exited. Exit status: 0 stopped, 5 not running.
+    Returns when the server has exited. Exit status: 0 stopped, 1 it did not exit, 5 not running.
     """
     _end(control_path(path, control), "stop-now" if now else "stop")
 
@@ -41,5 +41,11 @@ def _end(control: Path, command: str) -> None:
         answer = server.ask(command)
         if not answer.get("ok"):
             leave(Exit.FAILED, *answer.get("problems", ()))
-        server.wait_for_exit()
+        exited = server.wait_for_exit()
+    if not exited:
+        leave(
+            Exit.FAILED,
+            f"process {answer.get('pid')} has ended its connections, "
+            f"and did not exit within {EXIT_SECONDS:g} s",
+        )
     click.echo(f"stopped: process {answer.get('pid')} has exited")

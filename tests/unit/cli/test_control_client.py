@@ -130,5 +130,17 @@ def test_waiting_ends_when_the_server_has_exited(tmp_path):
         assert process.stdout.readline() == b"listens\n"
         with Control(path) as server:
             server.ask("stop")
-            server.wait_for_exit()
+            assert server.wait_for_exit() is True
         assert process.poll() == 0
+
+
+def test_a_server_that_does_not_exit_is_told_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(control, "EXIT_SECONDS", 0.1)
+    path = tmp_path / "s"
+    command = [sys.executable, "-c", SERVER + "sys.stdin.read()", str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"listens\n"
+        with Control(path) as server:
+            server.ask("stop")
+            assert server.wait_for_exit() is False
+        assert process.poll() is None

@@ -79,6 +79,7 @@ class Answers:
         self.answer = answer
         self.asked = []
         self.waited = False
+        self.exits = True
 
     def __call__(self, path):
         self.path = path
@@ -98,6 +99,7 @@ class Answers:
 
     def wait_for_exit(self):
         self.waited = True
+        return self.exits
 
 
 @pytest.fixture
@@ -220,6 +222,16 @@ def test_a_stop_waits_for_the_exit(run, server, verb, command):
     assert run(*verb).exit_code == 0
     assert answers.asked == [command]
     assert answers.waited
+
+
+@pytest.mark.parametrize("verb", ["drain", "stop"])
+def test_a_server_that_does_not_exit_is_not_called_stopped(run, server, verb):
+    answers = server({"ok": True, "pid": 4711})
+    answers.exits = False
+    result = run(verb)
+    assert result.exit_code == 1
+    assert "process 4711 has ended its connections, and did not exit within 5 s" in result.output
+    assert "has exited" not in result.output
 
 
 def test_a_stop_that_is_refused_fails(run, server):
