@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import smtplib
 import socket
@@ -369,9 +370,29 @@ def test_the_page_shows_the_units_as_they_are():
         assert f"deploy/systemd/{name}" in page
 
 
+def settings(unit):
+    """Return the last value of each setting of a unit."""
+    lines = (DEPLOY / unit).read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if re.match(r"[A-Z]\w+=", line))
+
+
+def test_a_worker_that_the_kernel_kills_for_its_memory_takes_nobody_along():
+    """systemd's default would stop the unit; systemd knows what is written, or verify says so."""
+    assert settings("preforkmx.service")["OOMPolicy"] == "continue"
+
+
+def test_only_a_wrong_configuration_leaves_the_service_down():
+    """A port that is taken or a database that is away, 1 and 3, may be a matter of seconds."""
+    lines = settings("preforkmx.service")
+    assert lines["Restart"] == "on-failure"
+    assert lines["RestartPreventExitStatus"] == "2"
+    # Without a limit of starts, or the sixth failure would be the last.
+    assert lines["StartLimitIntervalSec"] == "0"
+    assert int(lines["RestartSec"]) >= 1
+
+
 def test_a_drain_fits_the_time_that_systemd_gives_a_stop():
-    text = (DEPLOY / "preforkmx.service").read_text()
-    lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    lines = settings("preforkmx.service")
     # drain_seconds, then the filter, the abort, the kill, the helpers.
     assert int(lines["TimeoutStopSec"]) >= 60 + 10 + 5 + 2 + 5 + 5 + 5
     # Longer than the master takes to replace a worker that hangs.

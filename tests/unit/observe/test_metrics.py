@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from preforkmx.observe.counters import HELP, Counters
-from preforkmx.observe.metrics import StatusCollector, exposition
+from preforkmx.observe.metrics import SERVER_STATES, StatusCollector, exposition
 
 ROOT = Path(__file__).parents[3]
 STARTED = "2024-05-01T12:00:00+00:00"
@@ -158,6 +158,20 @@ def test_the_alert_rules_are_yaml_and_name_metrics_that_there_are():
         assert set(re.findall(r"preforkmx_\w+", rule["expr"])) <= known, rule["alert"]
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert rule["annotations"]["summary"]
+
+
+def test_drops_that_a_reload_or_a_drain_means_wake_nobody():
+    """As long as they are within the minutes that the alert looks back on."""
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/preforkmx.rules.yml").read_text("utf-8"))
+    (rule,) = (
+        each for each in rules["groups"][0]["rules"] if each["alert"] == "PreforkmxQueueFull"
+    )
+    drops, meant = rule["expr"].split("unless on (instance, job)")
+    states = re.search(r'preforkmx_state\{state=~"([a-z|]+)"\}', meant)[1].split("|")
+    assert set(states) == {"draining", "reloading"}
+    assert set(states) < set(SERVER_STATES)
+    assert "max_over_time(" in meant
+    assert re.findall(r"\[\w+\]", drops) == re.findall(r"\[\w+\]", meant)
 
 
 def test_the_scrape_configuration_is_yaml_and_names_the_default_address():
