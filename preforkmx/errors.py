@@ -102,7 +102,15 @@ class ProxyError(PreforkmxError):
 
 
 class StoreUnavailable(PreforkmxError):
-    """The shared state gave no answer within its deadline, or an answer that is not one."""
+    """The shared state gave no answer within its deadline, or an answer that is not one.
+
+    :param partial: only a part of the store is away (a node of a cluster): another operation
+        may be answered.
+    """
+
+    def __init__(self, message: str = "", *, partial: bool = False) -> None:
+        super().__init__(message)
+        self.partial = partial
 
 
 class LocalProtocolError(RuntimeError):

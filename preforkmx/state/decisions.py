@@ -14,6 +14,7 @@ import enum
 import math
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from operator import add
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class Spent(NamedTuple):
     auth_failures: int = 0
     octets: int = 0
     errors: int = 0
+
+
+    def plus(self, other: Spent) -> Spent:
+        """Return the sum with `other`, budget by budget."""
+        return Spent(*map(add, self, other))
 
 
 NOTHING: Final = Spent()
@@ -147,6 +153,12 @@ class ConnectionLimits:
     #: interval and tolerance of `host`, those of `network`, and `concurrent`, then interval and
     #: tolerance of each budget in the order of :data:`BUDGETS`; 0 is not limited.
     numbers: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    #: The first five of `numbers`: what a connection meets once.
+    connection_numbers: tuple[int, int, int, int, int] = field(
+        init=False, repr=False, compare=False
+    )
+    #: The others of `numbers`; empty when there is no budget.
+    budget_numbers: tuple[int, ...] = field(init=False, repr=False, compare=False)
     #: The rate of each budget, in the order of :data:`BUDGETS`.
     budgets: tuple[Rate | None, ...] = field(init=False, repr=False, compare=False)
     #: A connection that is admitted has something to give back.
@@ -160,13 +172,11 @@ class ConnectionLimits:
             raise ValueError(f"{self.concurrent} is not a number of open connections")
         object.__setattr__(self, "key", key)
         budgets = tuple(getattr(self, budget) for budget in BUDGETS)
-        numbers = (
-            *_numbers(self.host),
-            *_numbers(self.network),
-            self.concurrent or 0,
-            *(number for budget in budgets for number in _numbers(budget)),
-        )
-        object.__setattr__(self, "numbers", numbers)
+        connection = (*_numbers(self.host), *_numbers(self.network), self.concurrent or 0)
+        budget = tuple(number for budget in budgets for number in _numbers(budget))
+        object.__setattr__(self, "numbers", (*connection, *budget))
+        object.__setattr__(self, "connection_numbers", connection)
+        object.__setattr__(self, "budget_numbers", budget if any(budgets) else ())
         object.__setattr__(self, "budgets", budgets)
         object.__setattr__(self, "leases", self.concurrent is not None or any(budgets))
 
@@ -198,6 +208,8 @@ class Lease:
     limits: ConnectionLimits | None = field(default=None, repr=False)
     #: Units of each prepaid budget that are reserved and were not reported as spent.
     reserved: tuple[int, ...] = (0,) * PREPAID
+    #: What was spent while its store was away, and the store was not told.
+    owed: Spent = NOTHING
 
 
 @dataclass(slots=True)
