@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from preforkmx.state.budgets import Account
 from preforkmx.state.expiring import ExpiringMap
 from preforkmx.state.gcra import next_arrival, wait_for
 from preforkmx.state.networks import network_octets
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: Outcomes of :meth:`Limits.open`, which the wire between worker and store process carries too.
+#: Those of the budgets follow, from :data:`~preforkmx.state.budgets.REFUSED_BY_BUDGET` on.
 ADMITTED: Final = 0
 REFUSED_BY_HOST: Final = 1
 REFUSED_BY_NETWORK: Final = 2
@@ -28,7 +30,7 @@ def lease_key(name: bytes, host: bytes) -> bytes:
 
 
 class Limits:
-    """GCRA limits and counted leases.
+    """GCRA limits, budgets and counted leases.
 
     :param capacity: the most keys with a rate that is not at rest. What is pushed out of a
         full map begins again with a whole burst.
@@ -65,6 +67,7 @@ class Limits:
         host: bytes,
         numbers: Sequence[int],
         now: int,
+        account: Account | None = None,
     ) -> tuple[int, int]:
         """Check every limit of a new connection, then charge them all and hold its lease.
 
@@ -72,8 +75,10 @@ class Limits:
         its lease back with :meth:`release`.
 
         :param host: the client (:func:`~preforkmx.state.networks.host_octets`).
-        :param numbers: :attr:`ConnectionLimits.numbers
-            <preforkmx.state.decisions.ConnectionLimits.numbers>`.
+        :param numbers: :attr:`ConnectionLimits.connection_numbers
+            <preforkmx.state.decisions.ConnectionLimits.connection_numbers>`.
+        :param account: of the session, where there are budgets (:meth:`account`); the caller
+            closes it when the session ends.
         :returns: the outcome and, where a rate refused, how many µs remain to wait.
         """
         host_interval, host_tolerance, network_interval, network_tolerance, concurrent = numbers
@@ -95,6 +100,10 @@ class Limits:
             network_wait = wait_for(network_arrival, now, network_tolerance)
             if network_wait > wait:
                 outcome, wait = REFUSED_BY_NETWORK, network_wait
+        if account is not None:
+            exhausted, budget_wait = account.shortage(now)
+            if budget_wait > wait:
+                outcome, wait = exhausted, budget_wait
         if outcome:
             return outcome, wait
         if concurrent:
@@ -107,7 +116,13 @@ class Limits:
             self._arrivals.put(host_key, host_arrival, now)
         if network_interval:
             self._arrivals.put(network_key, network_arrival, now)
+        if account is not None:
+            account.begin(now)
         return ADMITTED, 0
+
+    def account(self, name: bytes, host: bytes, numbers: tuple[int, ...]) -> Account:
+        """Return an account of `host` with nothing reserved; the arguments are Account's."""
+        return Account(self._arrivals, name, host, numbers)
 
     def hold(self, key: bytes) -> None:
         """Count a lease that was given before this engine began: no limit refuses it."""

@@ -5,15 +5,22 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from preforkmx.errors import StoreUnavailable
 from preforkmx.state.decisions import (
+    BUDGETS,
     CONCURRENT_WAIT,
     MICROSECONDS,
+    NOTHING,
+    PREPAID,
+    UNLIMITED,
     Admission,
     Decision,
     GreylistState,
     GreylistVerdict,
     Lease,
     LimitName,
+    Settlement,
+    Spent,
 )
 from preforkmx.state.greylisting import Greylisting
 from preforkmx.state.limits import ADMITTED, REFUSED_BY_LEASES, Limits, lease_key
@@ -21,13 +28,15 @@ from preforkmx.state.networks import host_octets
 from preforkmx.state.triplets import short_key, triplet_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from preforkmx.model import IPAddress
+    from preforkmx.state.budgets import Account
     from preforkmx.state.decisions import ConnectionLimits, GreylistSettings, Rate
 
-#: The names of the outcomes of :meth:`Limits.open <preforkmx.state.limits.Limits.open>`.
-LIMIT_NAMES: Final[tuple[LimitName, ...]] = ("", "connections", "network", "concurrent")
+#: The names of the outcomes of :meth:`Limits.open <preforkmx.state.limits.Limits.open>` and of
+#: :meth:`Account.settle <preforkmx.state.budgets.Account.settle>`.
+LIMIT_NAMES: Final[tuple[LimitName, ...]] = ("", "connections", "network", "concurrent", *BUDGETS)
 #: The greylist states by their number.
 STATES: Final = tuple(GreylistState)
 
@@ -35,7 +44,7 @@ STATES: Final = tuple(GreylistState)
 class LocalStore:
     """Every decision, from this process' memory; nothing is kept beyond its life.
 
-    Nothing here waits or fails: the operations are coroutines because a
+    Nothing here waits, and nothing fails but :meth:`settle` for a lease that has ended: the operations are coroutines because a
     :class:`~preforkmx.state.decisions.Store` is asked that way. Each is one step of the event
     loop, so a connection is checked against all its limits at once.
 
@@ -63,7 +72,7 @@ class LocalStore:
         self.greylisting = Greylisting(
             self.limits, pending=pending, known=known, networks=networks, journal=journal
         )
-        self._held: set[int] = set()
+        self._held: dict[int, Account | None] = {}
         self._last_lease = 0
 
     def now(self) -> int:
@@ -72,23 +81,48 @@ class LocalStore:
 
     async def open_connection(self, address: IPAddress, limits: ConnectionLimits) -> Admission:
         """Count a new connection against every limit, and lease one place."""
-        host = host_octets(address)
-        outcome, wait = self.limits.open(limits.key, host, limits.numbers[:5], self.now())
+        host, now = host_octets(address), self.now()
+        account = None
+        if limits.budget_numbers:
+            account = self.limits.account(limits.key, host, limits.budget_numbers)
+        outcome, wait = self.limits.open(limits.key, host, limits.connection_numbers, now, account)
         if outcome != ADMITTED:
             return refusal(outcome, wait)
-        if limits.concurrent is None:
+        if not limits.leases:
             return Admission(admitted=True)
         self._last_lease += 1
-        self._held.add(self._last_lease)
-        key = lease_key(limits.key, host)
-        return Admission(admitted=True, lease=Lease(self._last_lease, (key,), self))
+        self._held[self._last_lease] = account
+        keys = () if limits.concurrent is None else (lease_key(limits.key, host),)
+        lease = Lease(self._last_lease, keys, self, address, limits)
+        if account is None:
+            return Admission(admitted=True, lease=lease)
+        return Admission(admitted=True, lease=lease, grants=granted(lease, account.grants(now)))
 
-    async def close_connection(self, lease: Lease) -> None:
-        """Give `lease` back. A second time does nothing."""
+    async def settle(self, lease: Lease, spent: Spent, want: Spent = NOTHING) -> Settlement:
+        """Book what a session spent, and ask whether it may go on.
+
+        :raises StoreUnavailable: the lease has ended, or is another store's.
+        """
+        check_spent(spent)
+        if lease.store is not self or lease.id not in self._held:
+            raise no_such_lease()
+        account = self._held[lease.id]
+        if account is None:
+            return Settlement(allowed=True)
+        now = self.now()
+        code, wait = account.settle(spent, want, now)
+        return settlement(code, wait, granted(lease, account.grants(now)))
+
+    async def close_connection(self, lease: Lease, spent: Spent = NOTHING) -> None:
+        """Book what the session spent, and give `lease` back. A second time does nothing."""
         if lease.store is self and lease.id in self._held:
-            self._held.discard(lease.id)
+            account = self._held.pop(lease.id)
             for key in lease.keys:
                 self.limits.release(key)
+            if account is not None:
+                check_spent(spent)
+                account.close(spent, self.now())
+                lease.reserved = (0,) * PREPAID
 
     async def take(self, limit: Rate, key: str, cost: int = 1) -> Decision:
         """Take `cost` events of the rate `limit` for `key`, or nothing."""
@@ -130,3 +164,26 @@ def refusal(outcome: int, wait: int) -> Admission:
     """Return the Admission for an outcome of the engine that refused; `wait` is in µs."""
     seconds = CONCURRENT_WAIT if outcome == REFUSED_BY_LEASES else wait / MICROSECONDS
     return Admission(admitted=False, limit=LIMIT_NAMES[outcome], wait=seconds)
+
+
+def settlement(code: int, wait: int, grants: Spent) -> Settlement:
+    """Return the Settlement for a code of the engine; `wait` is in µs."""
+    return Settlement(not code, LIMIT_NAMES[code], wait / MICROSECONDS, grants)
+
+
+def granted(lease: Lease, grants: Iterable[int]) -> Spent:
+    """Return the engine's `grants`, and note in `lease` what is reserved for it."""
+    granted = Spent(*grants)
+    lease.reserved = tuple(0 if units == UNLIMITED else units for units in granted[:PREPAID])
+    return granted
+
+
+def check_spent(spent: Spent) -> None:
+    """:raises ValueError: something negative was spent."""
+    if min(spent) < 0:
+        raise ValueError(f"nobody spends less than nothing: {spent}")
+
+
+def no_such_lease() -> StoreUnavailable:
+    """Return the error of a lease that has ended, or that another store gave."""
+    return StoreUnavailable("this store holds no such lease", partial=True)
