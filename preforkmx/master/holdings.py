@@ -94,6 +94,8 @@ class Holdings:
             undo.callback(self.memory.close)
             self.children = Children(self.reactor, self.memory, self.totals, clock)
             self.inbox = SignalInbox(SIGNALS)
+            self.foreign: list[Callable[[], None]] = []
+            """Closes, in a child, what the master has for a while only."""
             undo.pop_all()
 
     def hand_over(self, store: StorePlan | None) -> HoldingsState:
@@ -153,6 +155,7 @@ class Holdings:
         holdings.memory = HeartbeatMemory(0, state.memory)
         holdings.children = Children(holdings.reactor, holdings.memory, holdings.totals, clock)
         holdings.children.take_over(state.children)
+        holdings.foreign = []
         # Last: from here on signals arrive.
         holdings.inbox = SignalInbox(SIGNALS)
         return holdings
@@ -169,6 +172,8 @@ class Holdings:
         :param sockets: listening sockets that the child accepts from.
         """
         self.inbox.leave()
+        for close in self.foreign:
+            close()
         self.reactor.close()
         self.children.leave()
         self.control.leave()

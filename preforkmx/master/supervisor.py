@@ -1,7 +1,8 @@
 """Master: starts the processes, keeps them running, reloads and drains them.
 
 One thread, no event loop but a selector with a computed timeout. What takes several steps
-(the start, a reload, the final drain) is a procedure; of these one runs at a time.
+(the start, a reload, the final drain) is a procedure; of these one runs at a time: the start,
+then errands (:mod:`preforkmx.master.errands`), then the drain.
 """
 
 from __future__ import annotations
@@ -17,39 +18,30 @@ from typing import TYPE_CHECKING
 from preforkmx._version import __version__
 from preforkmx.errors import BootError
 from preforkmx.master.activation import take_passed_sockets
+from preforkmx.master.errands import Errands
 from preforkmx.master.errors import StartRefused
-from preforkmx.master.handover import FORMAT, Handover
 from preforkmx.master.hiring import Hiring
 from preforkmx.master.holdings import SIGNALS, Holdings
 from preforkmx.master.leaving import Drain, fast_stop
 from preforkmx.master.notify import ServiceManager
 from preforkmx.master.open_files import raise_open_files
-from preforkmx.master.plan import MOST_SLOTS
 from preforkmx.master.pool import Pool
 from preforkmx.master.procedure import Procedure, Steps
-from preforkmx.master.reexec import (
-    adopted,
-    all_signals_blocked,
-    execute,
-    plan_of_workers,
-    unblock_signals,
-)
-from preforkmx.master.reload import Reload
-from preforkmx.master.resizing import one_less, one_more
+from preforkmx.master.reexec import adopted, plan_of_workers, unblock_signals
 from preforkmx.master.starting import EXIT_BOOT, EXIT_REFUSED, Start
 from preforkmx.master.status import status_document
 from preforkmx.master.steering import Steering
-from preforkmx.master.upgrade import Upgrade
 from preforkmx.observe.log import LogWriter, configure_logging
 from preforkmx.workers.checker import EXIT_CONFIGURATION
 from preforkmx.workers.loops import loop_factory
 from preforkmx.workers.process import set_title
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
-    from preforkmx.master.control import Answer, ControlConnection
+    from preforkmx.master.control import ControlConnection
+    from preforkmx.master.handover import Handover
     from preforkmx.master.plan import Plan
     from preforkmx.master.status import Status
 
@@ -91,27 +83,15 @@ class Master:
         self._exit_status: int | None = None
         self._terms = 0
         self._leaving: Drain | None = None
-        self._reload: Reload | None = None
-        self._reload_wanted = False
-        self._reload_number = 1
-        self._upgrade: Upgrade | None = None
-        self._upgrade_wanted = False
-        self._upgraded = False
-        """Whether the reload that is under way is the first one of a new program."""
-        self._slots_wanted = 0
-        """How many slots more there shall be than there are, or fewer."""
-        self._waiting_now: list[ControlConnection] = []
-        self._waiting_next: list[ControlConnection] = []
-        """For the next reload."""
-        self._upgrading_next: list[ControlConnection] = []
-        """For the next upgrade."""
         # Made in run().
         self._manager: ServiceManager
         self._holdings: Holdings
         self._hiring: Hiring
         self._pool: Pool
         self._start: Start
+        self._errands: Errands
         self._procedure: Procedure | None = None
+        """The start, or the end."""
 
     def run(self) -> int:
         """Run until stopped, and return the exit status.
@@ -178,6 +158,18 @@ class Master:
         )
         gc.collect()
         self._start = Start(self._pool, self._hiring, holdings, self._clock)
+        if self._taken is not None:
+            self._started = self._taken.started
+        self._errands = Errands(
+            self._pool,
+            self._hiring,
+            holdings,
+            self._manager,
+            load=self._load,
+            clock=self._clock,
+            started=self._started,
+            reloaded=self._reloaded,
+        )
         if self._taken is None:
             self._procedure = Procedure(self._start.steps(), self._clock)
         else:
@@ -194,17 +186,26 @@ class Master:
         holdings, pool = self._holdings, self._pool
         pool.reconcile()
         self._answer_admin()
-        while self._procedure is not None:
-            self._procedure.advance()
-            if not self._procedure.done:
-                break
-            self._procedure = None
-            self._procedure_done()
+        self._advance()
         if self._exit_status is None:
             holdings.reactor.turn(self._next_deadline() - self._clock())
             holdings.children.look(pool.plan.hang_seconds)
-            self._manager.look(self._state, pool)
+            self._manager.look(self._shown_state, pool)
             holdings.control.expire()
+
+    def _advance(self) -> None:
+        while self._procedure is not None:
+            self._procedure.advance()
+            if not self._procedure.done:
+                return
+            self._procedure = None
+            self._procedure_done()
+        if self._state == "ready":
+            self._errands.advance()
+
+    @property
+    def _shown_state(self) -> str:
+        return "reloading" if self._errands.reloading else self._state
 
     def _answer_admin(self) -> None:
         """Tell the admin process how things are, if it asks: it does so once a second at most."""
@@ -213,7 +214,11 @@ class Master:
             holder.tell(self._status())
 
     def _next_deadline(self) -> float:
-        times = [self._holdings.children.next_look(), self._pool.next_refill()]
+        times = [
+            self._holdings.children.next_look(),
+            self._pool.next_refill(),
+            self._errands.deadline,
+        ]
         if self._procedure is not None:
             times.append(self._procedure.deadline)
         return min(when for when in times if when is not None)
@@ -240,35 +245,20 @@ class Master:
         except Exception:
             _logger.exception("the announcement failed")
 
-    # What runs, and what comes after it.
-
     def _procedure_done(self) -> None:
         if self._state == "draining":
             self._exit_status = self._start.failure or EXIT_STOPPED
-            return
-        if self._state == "booting":
-            if self._start.failure is not None:
-                self._stop_fast()
-                return
-            self._started_up()
-        self._answer_procedure()
-        if self._upgrade_wanted:
-            # It ends with a reload: who wants one is served too.
-            self._upgrade_if_wanted()
+        elif self._start.failure is not None:
+            self._stop_fast()
         else:
-            self._reload_if_wanted()
-        self._resize_if_wanted()
+            self._started_up()
 
-    def _answer_procedure(self) -> None:
-        if self._reload is not None:
-            self._answer_reload()
-        if self._upgrade is not None:
-            self._end_upgrade()
+    # The end.
 
     def _replace_procedure(self, steps: Steps) -> None:
         if self._procedure is not None:
             self._procedure.cancel()
-        self._answer_procedure()
+        self._errands.close()
         self._procedure = Procedure(steps, self._clock)
 
     def _drain(self, *, lame_duck: bool) -> None:
@@ -285,7 +275,6 @@ class Master:
                 lame_duck_seconds=self._pool.plan.lame_duck_seconds if lame_duck else 0.0,
             )
             self._replace_procedure(self._leaving.steps())
-            self._refuse_reloads()
         elif self._leaving is not None and not lame_duck:
             self._leaving.cut_short()
 
@@ -294,152 +283,12 @@ class Master:
             self._state = "draining"
             self._manager.stopping()
         self._replace_procedure(fast_stop(self._pool, self._holdings, self._clock))
-        self._refuse_reloads()
 
-    # Reloads.
+    # Reloads, and re-execution in place.
 
-    def _want_reload(self, connection: ControlConnection | None) -> None:
-        """Reload now, or after the reload that is under way: it has read its files already."""
-        if self._state == "draining":
-            if connection is not None:
-                connection.answer({"ok": False, "problems": ["the server is stopping"]})
-            return
-        self._reload_wanted = True
-        # What the configuration says counts, and not what was asked for before.
-        self._slots_wanted = 0
-        if connection is not None:
-            self._waiting_next.append(connection)
-        if self._procedure is None:
-            self._reload_if_wanted()
-
-    def _reload_if_wanted(self) -> None:
-        if not self._reload_wanted:
-            return
-        self._reload_wanted = False
-        self._waiting_now, self._waiting_next = self._waiting_next, []
-        self._reload_number += 1
-        self._state = "reloading"
-        self._manager.reloading()
-        _logger.info("reloading: generation %d", self._reload_number)
-        self._reload = Reload(
-            self._pool,
-            self._hiring,
-            self._holdings.listeners,
-            self._load,
-            number=self._reload_number,
-            clock=self._clock,
-            admin=self._holdings.admin,
-        )
-        self._procedure = Procedure(self._reload.steps(), self._clock)
-
-    def _answer_reload(self) -> None:
-        assert self._reload is not None
-        problems, self._reload = self._reload.problems, None
-        if problems and self._upgraded:
-            problems = [
-                "the master is the new program, and the workers before it go on, because:",
-                *problems,
-            ]
-        upgraded, self._upgraded = self._upgraded, False
-        if upgraded and not problems:
-            # It is no part of a reload, and runs the old program still. So does the store
-            # process, which the workers of both programs use.
-            self._pool.change_admin()
-        self._end_reloading()
-        if not problems:
-            self._configure_log(self._pool.plan)
-            set_title(f"master [{self._pool.plan.hostname}]")
-        answer: Answer = {"generation": self._pool.generation}
-        self._answer_waiting(problems, answer | {"version": __version__} if upgraded else answer)
-
-    def _end_reloading(self) -> None:
-        if self._state == "reloading":
-            self._state = "ready"
-            self._manager.ready()
-
-    def _answer_waiting(self, problems: list[str], done: Answer | None = None) -> None:
-        waiting, self._waiting_now = self._waiting_now, []
-        for connection in waiting:
-            if problems:
-                connection.answer({"ok": False, "problems": problems})
-            else:
-                connection.answer({"ok": True, **(done or {})})
-
-    def _refuse_reloads(self) -> None:
-        self._reload_wanted = self._upgrade_wanted = False
-        self._slots_wanted = 0
-        waiting = [*self._waiting_next, *self._upgrading_next]
-        self._waiting_next, self._upgrading_next = [], []
-        for connection in waiting:
-            connection.answer({"ok": False, "problems": ["the server is stopping"]})
-
-    # Re-execution in place.
-
-    def _want_upgrade(self, connection: ControlConnection | None) -> None:
-        """Upgrade now, or after what is under way."""
-        if self._state == "draining":
-            if connection is not None:
-                connection.answer({"ok": False, "problems": ["the server is stopping"]})
-            return
-        self._upgrade_wanted = True
-        if connection is not None:
-            self._upgrading_next.append(connection)
-        if self._procedure is None:
-            self._upgrade_if_wanted()
-
-    def _upgrade_if_wanted(self) -> None:
-        self._upgrade_wanted = False
-        self._waiting_now, self._upgrading_next = self._upgrading_next, []
-        self._state = "reloading"
-        self._manager.reloading()
-        _logger.info("upgrading: the new program is tried")
-        self._upgrade = Upgrade(
-            self._holdings.children, self._handover, generation=self._pool.generation
-        )
-        self._procedure = Procedure(self._upgrade.steps(), self._clock)
-
-    def _end_upgrade(self) -> None:
-        assert self._upgrade is not None
-        upgrade, self._upgrade = self._upgrade, None
-        problems = upgrade.problems
-        if not problems:
-            problems = [self._reexecute(upgrade)]
-        self._end_reloading()
-        self._answer_waiting(problems)
-
-    def _reexecute(self, upgrade: Upgrade) -> str:
-        """Become the new program; return why it cannot be done, when everything goes on."""
-        # Who is gone has no process id any more that a place could be found by.
-        self._pool.reconcile()
-        _logger.info("upgrading: the new program takes over")
-        signals: list[signal.Signals] = []
-        try:
-            with all_signals_blocked() as mask:
-                signals = self._holdings.inbox.take()
-                handover = self._handover(mask, signals)
-                self._manager.alive()
-                execute(upgrade.program, handover, {**os.environ, **self._manager.environment})
-        except OSError as error:
-            problem = error.strerror or str(error)
-        _logger.error("the upgrade is refused: %s", problem)
-        for number in signals:
-            self._take_signal(number)
-        return problem
-
-    def _handover(self, mask: Sequence[int] = (), signals: Sequence[int] = ()) -> Handover:
-        plan = self._pool.plan
-        return Handover(
-            format=FORMAT,
-            version=__version__,
-            pid=os.getpid(),
-            started=self._started,
-            reloads=self._reload_number,
-            identity=plan.identity,
-            holdings=self._holdings.hand_over(plan.store),
-            pool=self._pool.hand_over(),
-            signals=tuple(int(number) for number in signals),
-            mask=tuple(mask),
-        )
+    def _reloaded(self) -> None:
+        self._configure_log(self._pool.plan)
+        set_title(f"master [{self._pool.plan.hostname}]")
 
     def _take_over(self, handover: Handover) -> int | None:
         try:
@@ -454,33 +303,12 @@ class Master:
     def _go_on(self, handover: Handover) -> None:
         """Be the master of what an earlier program left, and let new workers take over."""
         self._pool.take_over(handover.pool, self._holdings.children)
-        self._started, self._reload_number = handover.started, handover.reloads
         self._state = "ready"
         adopted()
         _logger.info("version %s took over from version %s", __version__, handover.version)
-        self._upgraded = True
-        self._waiting_next = self._holdings.control.waiting()
-        self._want_reload(None)
+        self._errands.go_on(handover)
         for number in handover.signals:
             self._take_signal(signal.Signals(number))
-
-    # Slots.
-
-    def _want_slots(self, more: int) -> None:
-        """Have a slot more, or one less with -1, after what is under way."""
-        if self._state == "draining":
-            return
-        self._slots_wanted = max(-MOST_SLOTS, min(self._slots_wanted + more, MOST_SLOTS))
-        if self._procedure is None:
-            self._resize_if_wanted()
-
-    def _resize_if_wanted(self) -> None:
-        if self._procedure is not None or self._slots_wanted == 0:
-            return
-        change, step = (one_more, 1) if self._slots_wanted > 0 else (one_less, -1)
-        self._slots_wanted -= step
-        steps = change(self._pool, self._holdings.listeners, self._clock)
-        self._procedure = Procedure(steps, self._clock)
 
     # Orders.
 
@@ -493,6 +321,7 @@ class Master:
             _logger.warning("%s means nothing to this master", number.name)
             return
         _logger.info("%s", number.name)
+        agenda = self._errands.agenda
         if number == signal.SIGTERM:
             self._terms += 1
             if self._terms > 1:
@@ -502,19 +331,19 @@ class Master:
         elif number in (signal.SIGINT, signal.SIGQUIT):
             self._stop_fast()
         elif number == signal.SIGHUP:
-            self._want_reload(None)
+            agenda.want_reload()
         elif number == signal.SIGUSR2:
-            self._want_upgrade(None)
+            agenda.want_upgrade()
         elif number in (signal.SIGTTIN, signal.SIGTTOU):
-            self._want_slots(1 if number == signal.SIGTTIN else -1)
+            agenda.want_slots(1 if number == signal.SIGTTIN else -1)
 
     def _command(self, connection: ControlConnection, command: str) -> None:
         if command == "status":
             connection.answer(self._status())
         elif command == "reload":
-            self._want_reload(connection)
+            self._errands.agenda.want_reload([connection])
         elif command == "upgrade":
-            self._want_upgrade(connection)
+            self._errands.agenda.want_upgrade([connection])
         elif command in ("drain", "stop", "stop-now"):
             if command == "stop-now":
                 self._stop_fast()
@@ -528,7 +357,7 @@ class Master:
         return status_document(
             self._pool,
             self._holdings,
-            state=self._state,
+            state=self._shown_state,
             started=self._started,
             now=self._clock(),
         )

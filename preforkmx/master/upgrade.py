@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import partial
 from typing import TYPE_CHECKING
 
 from preforkmx.errors import BootError
@@ -30,6 +29,7 @@ class Upgrade:
 
     :param children: forks the try.
     :param handover: returns the state as it is now.
+    :param foreign: what a process closes that is forked meanwhile.
     :param program: what is to be the master.
     :ivar problems: why it is refused; empty when the try went well.
     """
@@ -40,11 +40,13 @@ class Upgrade:
         handover: Callable[[], Handover],
         *,
         generation: int,
+        foreign: list[Callable[[], None]],
         program: Program | None = None,
     ) -> None:
         self._children = children
         self._handover = handover
         self._generation = generation
+        self._foreign = foreign
         self.program = Program.running() if program is None else program
         self.problems: list[str] = ["the upgrade was broken off: the server is stopping"]
 
@@ -61,11 +63,14 @@ class Upgrade:
             output.close()
             self._refuse([f"no process could be forked: {error}"])
             return
+        # From here on a worker may be forked, which would keep the memory for its life.
+        self._foreign.append(output.close)
         try:
             yield Wait(lambda: not trial.alive, seconds=CHECK_SECONDS + REAP_SECONDS)
             self._refuse(_reasons(trial, output))
         finally:
             trial.kill()
+            self._foreign.remove(output.close)
             output.close()
 
     def _fork(self, output: Output) -> Child:
@@ -76,7 +81,7 @@ class Upgrade:
             return become_trial(program, handover, environ, output, channel)
 
         return self._children.start(
-            "upgrade check", partial(run), generation=self._generation, boot_seconds=CHECK_SECONDS
+            "upgrade check", run, generation=self._generation, boot_seconds=CHECK_SECONDS
         )
 
     def _refuse(self, problems: list[str]) -> None:
