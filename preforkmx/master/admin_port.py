@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from preforkmx.master.errors import StartRefused
 from preforkmx.master.handover import AdminState
+from preforkmx.master.ports import address_key, covers
 from preforkmx.master.sockets import bind_tcp
 from preforkmx.session.listener import split_address
 
@@ -70,7 +71,9 @@ class AdminPort:
 
         :raises StartRefused: it cannot be opened; nothing has changed.
         """
-        if wanted != ("" if self._bound is None else self._bound.wanted):
+        there = self.hand_over()
+        if changes(wanted, there):
+            refuse_own(wanted, there)
             self._next = _bind(wanted)
             self._changes = True
 
@@ -98,6 +101,28 @@ class AdminPort:
         """Close the port."""
         if self._bound is not None:
             self._bound.socket.close()
+
+
+def changes(wanted: str, there: AdminState | None) -> bool:
+    """Say whether a configuration asks for another address than there is."""
+    if not wanted or there is None:
+        return bool(wanted) or there is not None
+    return address_key(wanted) not in (address_key(there.wanted), address_key(there.address))
+
+
+def refuse_own(wanted: str, there: AdminState | None) -> None:
+    """Refuse an address that cannot be opened beside the one that there is.
+
+    :raises StartRefused: it is the same port of a host that covers the other one.
+    """
+    if not wanted or there is None:
+        return
+    (host, port), (our_host, our_port) = address_key(wanted), address_key(there.address)
+    if port == our_port and covers(host, our_host):
+        raise StartRefused(
+            f"[admin] address: {wanted} cannot be opened beside {there.address}, which is this "
+            "server's own: change to another port first, or to none"
+        )
 
 
 def _bind(wanted: str) -> _Bound | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from preforkmx.workers.heartbeat import Cell, Reading
     from preforkmx.workers.reports import Document
 
+_logger = logging.getLogger("preforkmx.master")
+
 State = Literal["booting", "ready", "draining", "gone"]
 
+MOST_PROBLEMS = 100
+"""That one process may name: it runs the site's code, and could go on for ever."""
 ABORT_SECONDS = 2.0
 """From SIGABRT, at which a process prints its stack, to SIGKILL."""
 
@@ -74,6 +78,7 @@ class Child:
         self.kill_at: float | None = None
         """When it gets SIGKILL, by the master's clock."""
         self.boot_by = now + boot_seconds
+        self._out_of_reach = False
         self._boot_seconds = boot_seconds
         self._beat = 0
         self._beat_changed = now
@@ -159,11 +164,6 @@ class Child:
         except ValueError:
             return f"killed by signal {-status}"
 
-    @property
-    def reason(self) -> str:
-        """Why it is gone: what it said itself, else how it ended."""
-        return "; ".join(self.problems) or self.end
-
     def reading(self) -> Reading | None:
         """Return what its heartbeat says."""
         return None if self.cell is None else self.cell.read()
@@ -199,7 +199,8 @@ class Child:
         elif kind == "failed":
             problems = message.get("problems")
             if isinstance(problems, list):
-                self.problems += [str(problem) for problem in problems]
+                room = MOST_PROBLEMS - len(self.problems)
+                self.problems += [str(problem) for problem in problems[: max(room, 0)]]
         elif kind == "replace":
             self.wants_replacement = True
         elif kind == "ask":
@@ -236,6 +237,12 @@ class Child:
         if self.alive:
             self.channel.post("lame_duck")
 
+    def share_with(self, slots: int) -> None:
+        """Let a worker know how many slots there are by now; who does not know the message goes
+        on with the number that it was forked with."""
+        if self.alive:
+            self.channel.post("slots", count=slots)
+
     def stop(self) -> None:
         """Let it abort its sessions and exit."""
         if not self.alive:
@@ -269,10 +276,23 @@ class Child:
         self.problems.append(f"{self.name} was not ready within {self._boot_seconds:g} s")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; nothing happens when it is gone."""
-        if self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, number)
+        """Send it a signal; nothing happens when it is gone.
+
+        It may have become another user in a program that it executed: then a master without
+        privileges cannot end it, says so once, and goes on.
+        """
+        if not self.alive:
+            return
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            return
+        except PermissionError:
+            if not self._out_of_reach:
+                self._out_of_reach = True
+                _logger.error(
+                    "%s (process %d) takes no signal from the master", self.name, self.pid
+                )
 
     def reap(self, now: float) -> bool:
         """Take its exit status; False when it has not exited."""

@@ -151,8 +151,9 @@ class Children:
             if message["type"] == "stats":
                 self._totals.add(message.get("counters"))
                 continue
+            booted = child.ready_at is not None
             child.take(message, self._clock())
-            if message["type"] == "ready":
+            if child.ready_at is not None and not booted:
                 _logger.info(
                     "%s is ready: process %d, generation %d",
                     child.name,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import select
 import socket
 from typing import TYPE_CHECKING, Any, Self
 
@@ -86,6 +87,8 @@ class ControlConnection:
         """
         self._busy = False
         self.held = hold
+        # It could not move while it waited for this.
+        self.active = self._server.clock()
         self._output += _line(answer)
         self._move()
 
@@ -159,6 +162,16 @@ class ControlConnection:
             self._server.reactor.forget(self._socket)
         else:
             self._server.reactor.watch(self._socket, self._ready, READ)
+
+    @property
+    def left(self) -> bool:
+        """Whether the client has closed its side for good: it reads no answer any more.
+
+        One that has only said all it has to say does not count.
+        """
+        poll = select.poll()
+        poll.register(self._socket, 0)
+        return any(event & select.POLLHUP for _, event in poll.poll(0))
 
     def close(self) -> None:
         """Close the connection."""
@@ -273,10 +286,11 @@ class ControlServer:
                 self._watch()
 
     def expire(self) -> None:
-        """Drop clients that are silent or do not read; call this at least once a second."""
+        """Drop clients that are silent, do not read, or have left before their answer was there;
+        call this at least once a second."""
         before = self.clock() - IDLE_SECONDS
         for connection in self._connections[:]:
-            if not connection.held and connection.active < before:
+            if connection.left if connection.held else connection.active < before:
                 connection.close()
         if self._listening:
             self._watch()

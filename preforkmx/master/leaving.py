@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING
 
 from preforkmx.master.hiring import KILL_SECONDS
 from preforkmx.master.procedure import Steps, Wait
-from preforkmx.master.queues import LONGEST_SECONDS, emptied
+from preforkmx.master.queues import emptied
+from preforkmx.master.resizing import warn_of_left
 from preforkmx.workers.worker import ABORT_SECONDS
 
 if TYPE_CHECKING:
@@ -79,11 +80,9 @@ class Drain:
         _logger.info("draining: no new connections, %g s for the open ones", seconds)
         holdings.listeners.shut()
         pool.hurry()
-        queued = yield from emptied(self._waiting, clock)
-        if queued:
-            _logger.warning(
-                "%d connections were queued and not accepted for %g s", queued, LONGEST_SECONDS
-            )
+        left = yield from emptied(self._waiting, clock)
+        if left:
+            warn_of_left(left)
         pool.refills = False
         # Here first, in the workers after it: the last of them accepts what came in between.
         holdings.listeners.close()

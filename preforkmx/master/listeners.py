@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from preforkmx.master.activation import PassedPort, passed_ports
 from preforkmx.master.errors import StartRefused
-from preforkmx.master.ports import Port, TcpPort, UnixPort, address_key, match, open_ports
+from preforkmx.master.ports import Port, TcpPort, UnixPort, address_key, covers, match, open_ports
 from preforkmx.master.sockets import bind_tcp
 from preforkmx.master.steering import attach, program
 from preforkmx.master.unix import refuse_live
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from preforkmx.master.handover import PortState
     from preforkmx.master.ports import Opened
     from preforkmx.session.listener import Listener
-
-_EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})
 
 _KINDS: dict[str, type[TcpPort | UnixPort | PassedPort]] = {
     "tcp": TcpPort,
@@ -265,11 +263,7 @@ def _probe(listener: Listener, ports: Sequence[Opened]) -> None:
     host, number = split_address(listener.address)
     # A port of ours on another address may be in the way of a bind that does not share: one that
     # has every address in that of one that has some, and the other way round.
+    key = address_key(listener.address)
     ours = [address_key(port.listener.address) for port in ports]
-    shared = any(
-        number == other_number
-        and (":" in host) == (":" in other_host)
-        and not _EVERY_ADDRESS.isdisjoint((address_key(listener.address)[0], other_host))
-        for other_host, other_number in ours
-    )
+    shared = any(key[1] == other[1] and covers(key[0], other[0]) for other in ours)
     bind_tcp(host, number, reuse_port=shared).close()

@@ -8,6 +8,7 @@ from the facts.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from preforkmx.errors import BootError
@@ -97,6 +98,13 @@ class Pool:
         """Every worker that has not been reaped."""
         for slot in (*self.slots, *self.former):
             yield from slot
+
+    def have_slots(self, count: int) -> None:
+        """Plan with so many slots from now on, and tell the workers: each has its share of the
+        limits while the store is away."""
+        self.plan = replace(self.plan, count=count)
+        for child in self.workers():
+            child.share_with(count)
 
     def add_slot(self) -> Slot:
         """Add a slot behind the others, empty but for who still drains there."""

@@ -42,6 +42,17 @@ def address_key(address: str) -> Key:
     return str(ip_address(host)), port
 
 
+def covers(host: str, other: str) -> bool:
+    """Say whether a socket of one host is in the way of one of the other, on the same port.
+
+    :param host: as :func:`address_key` gives it; so is `other`.
+    """
+    every = {"0.0.0.0", "::"}
+    return host == other or (
+        (":" in host) == (":" in other) and not every.isdisjoint((host, other))
+    )
+
+
 class Port(ABC):
     """A listener that is open.
 

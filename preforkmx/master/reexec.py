@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from preforkmx.master.admin_port import AdminPort
+from preforkmx.master.admin_port import AdminPort, changes, refuse_own
 from preforkmx.master.document import render
 from preforkmx.master.errors import StartRefused
 from preforkmx.master.handover import Handover, read_handover
@@ -253,8 +253,9 @@ def _problems(handover: Handover, plan: Plan, control: Path) -> list[str]:
     # Before the privileges are dropped, as the reload that follows opens them in the master.
     problems += listener_problems(plan.listeners, handover.holdings.ports)
     admin = handover.holdings.admin
-    if plan.admin_address != ("" if admin is None else admin.wanted):
+    if changes(plan.admin_address, admin):
         try:
+            refuse_own(plan.admin_address, admin)
             AdminPort(plan.admin_address).close()
         except StartRefused as refusal:
             problems.append(str(refusal))

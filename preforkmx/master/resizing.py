@@ -60,7 +60,7 @@ def one_more(pool: Pool, sockets: ListenerSockets, clock: Callable[[], float]) -
         _logger.exception("an exception that nobody expected, while a worker was added")
         problems = describe(error)
     if not problems:
-        pool.plan = plan
+        pool.have_slots(count)
         _logger.info("there are %d workers", count)
         return
     for problem in problems:
@@ -104,7 +104,7 @@ def one_less(pool: Pool, sockets: ListenerSockets, clock: Callable[[], float]) -
         warn_of_left(left)
     pool.drop_slot()
     sockets.shrink()
-    pool.plan = replace(pool.plan, count=len(pool.slots))
+    pool.have_slots(len(pool.slots))
     _logger.info("there are %d workers", len(pool.slots))
 
 

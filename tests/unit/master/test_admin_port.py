@@ -101,6 +101,20 @@ def test_a_refused_change_leaves_the_old_port_and_nothing_else(taken: str) -> No
     port.close()
 
 
+def test_another_host_of_the_same_port_is_refused_as_its_own() -> None:
+    port = AdminPort("127.0.0.1:0")
+    number = port.address.rpartition(":")[2]
+    before = port.sock
+    with pytest.raises(StartRefused, match=rf"0\.0\.0\.0:{number} .* this server's own"):
+        port.prepare(f"0.0.0.0:{number}")
+    port.prepare(port.address)
+    assert not port.take_over(), "it is the same port by its real number"
+    assert port.sock is before
+    port.prepare(f"127.0.0.2:{number}")
+    assert port.take_over(), "a host beside it is free"
+    port.close()
+
+
 def test_a_child_keeps_no_socket_but_its_own() -> None:
     """As the admin process: what a reload has prepared is not held open by it."""
     port = AdminPort("127.0.0.1:0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from preforkmx.master import children as children_module
-from preforkmx.master.child import Child
+from preforkmx.master.child import MOST_PROBLEMS, Child
 from preforkmx.master.children import (
     LOOK_SECONDS,
     MASTER_PAUSE_SECONDS,
@@ -99,6 +100,42 @@ def test_a_child_is_booting_until_it_says_that_it_is_ready(house: House) -> None
     assert child.ready_at == house.now
 
 
+def test_a_child_that_says_it_twice_is_named_once(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    house.start()
+    for _ in range(3):
+        house.theirs.post("ready")
+        house.look()
+    assert caplog.text.count("is ready") == 1
+
+
+def test_a_child_that_names_problems_for_ever_is_listened_to_for_a_while(house: House) -> None:
+    child = house.start()
+    for number in range(50):
+        house.theirs.post("failed", problems=[f"{number}: {each}" for each in range(7)])
+        house.look()
+    assert len(child.problems) == MOST_PROBLEMS == 100
+    assert child.problems[-1] == "14: 1"
+
+
+def test_a_child_that_the_master_may_not_signal_is_said_once_and_no_harm(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    child = house.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "pidfd_send_signal", refuse)
+        child.kill()
+        child.abort(house.now)
+        child.drain(1.0)
+    assert caplog.text.count("takes no signal from the master") == 1
+    assert child.alive
+
+
 def test_how_a_child_ended_is_known(house: House) -> None:
     house.program = ["sh", "-c", "exit 3"]
     failed = house.start()
@@ -122,7 +159,7 @@ def test_its_last_words_are_heard_before_it_is_reaped(house: House) -> None:
     house.wait_gone(child)
     assert house.totals.as_dict()["messages"] == 7
     assert child.problems == ["no such certificate"]
-    assert child.reason == "no such certificate"
+    assert child.problems == ["no such certificate"]
 
 
 def test_a_channel_that_somebody_else_keeps_open_does_not_hold_up_the_reaping(house: House) -> None:

@@ -224,6 +224,41 @@ def test_who_waits_for_an_answer_or_for_the_end_is_not_dropped(desk: Desk) -> No
     assert answers(held) == [None]
 
 
+def test_clients_that_left_before_their_answer_leave_their_place_to_others(desk: Desk) -> None:
+    for _ in range(CONNECTIONS):
+        client = desk.client()
+        desk.ask(client, b'{"command": "later"}\n')
+        client.close()
+    last = desk.client()
+    assert desk.ask(last, b'{"command": "echo"}\n') == []
+    desk.server.expire()
+    assert desk.ask(last, b"") == [{"number": CONNECTIONS + 1}]
+    assert desk.server.waiting() == []
+    for connection in desk.open:
+        connection.answer({"ok": True})
+
+
+def test_a_client_that_has_said_all_and_waits_is_none_that_left(desk: Desk) -> None:
+    client = desk.client()
+    client.sendall(b'{"command": "later"}\n')
+    client.shutdown(socket.SHUT_WR)
+    desk.turn()
+    desk.server.expire()
+    desk.open[0].answer({"ok": True})
+    desk.turn()
+    assert answers(client) == [{"ok": True}, None]
+
+
+def test_the_patience_with_a_client_begins_with_its_answer(desk: Desk) -> None:
+    client = desk.client()
+    desk.ask(client, b'{"command": "later"}\n')
+    desk.now += 10 * IDLE_SECONDS
+    desk.open[0].answer({"ok": True})
+    desk.server.expire()
+    assert answers(client) == [{"ok": True}]
+    assert desk.ask(client, b'{"command": "echo"}\n') == [{"number": 2}]
+
+
 def test_a_client_that_went_away_gets_no_answer_and_does_no_harm(desk: Desk) -> None:
     client = desk.client()
     desk.ask(client, b'{"command": "later"}\n')

@@ -32,6 +32,7 @@ class Process:
         self.healthy_seconds = 0.0
         self.end = "killed by SIGKILL"
         self.orders: list[str] = []
+        self.slots = 0
 
     @property
     def alive(self) -> bool:
@@ -40,6 +41,9 @@ class Process:
     def retire(self, seconds: float) -> None:
         self.state = "draining"
         self.orders.append("retire")
+
+    def share_with(self, slots: int) -> None:
+        self.slots = slots
 
     def kill(self) -> None:
         self.orders.append("kill")

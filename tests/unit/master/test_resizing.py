@@ -53,6 +53,7 @@ def test_a_slot_more_counts_when_its_worker_is_ready(plant: Plant) -> None:
     assert procedure.done
     assert plant.holders()[2] is plant.agency.hired[-1]
     assert (plant.pool.plan.count, plant.sockets.count) == (3, 3)
+    assert [process.slots for process in plant.old] == [3, 3], "their share of the limits"
     plant.pool.reconcile()
     assert plant.pool.away == frozenset()
 
@@ -127,6 +128,7 @@ def test_the_highest_slot_goes_when_its_queue_was_empty_for_a_second(plant: Plan
     assert procedure.done
     assert plant.old[1].orders == ["retire"]
     assert (plant.pool.plan.count, plant.sockets.count) == (1, 1)
+    assert [process.slots for process in plant.old] == [1, 1]
     assert list(plant.pool.workers()) == plant.old, "it still drains"
     plant.old[1].state = "gone"
     plant.pool.reconcile()
