@@ -53,7 +53,7 @@ def _lines() -> Iterator[str]:
     yield "[[listener]]"
     yield from _keys(ListenerTable, needed={"address"})
     yield from _table("[tls]", "tls", off=True)
-    for name in ("limits", "extensions", "state"):
+    for name in ("limits", "extensions", "dns", "state"):
         yield from _table(f"[{name}]", name)
     for name, model in MIDDLEWARE.items():
         yield from _use("[[middleware]]", name, model, off=name not in {"rate_limit", "greylist"})

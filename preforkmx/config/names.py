@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,35 @@ class Networks(_ListOf):
     @property
     def words(self) -> str:
         return "an array of networks"
+
+
+@dataclass(frozen=True)
+class DNSServers(_ListOf):
+    """Resolvers, each ``HOST:PORT``; at most 8."""
+
+    MOST = 8
+
+    def read_element(self, element: Any) -> str:
+        wanted = 'must be an address such as "127.0.0.1:53" or "[::1]:53"'
+        if not isinstance(element, str):
+            raise BadValue(wanted)
+        try:
+            _, port = split_address(element)
+        except ValueError:
+            raise BadValue(wanted, _with_port(element)) from None
+        if not port:
+            raise BadValue("must have a port from 1 to 65535")
+        return element
+
+    def parse(self, value: Any) -> tuple[str, ...]:
+        servers: tuple[str, ...] = super().parse(value)
+        if len(servers) > self.MOST:
+            raise BadValue(f"must be at most {self.MOST} servers")
+        return servers
+
+    @property
+    def words(self) -> str:
+        return "an array of addresses with ports"
 
 
 @dataclass(frozen=True)
@@ -292,6 +322,16 @@ class Code(Kind):
     @property
     def words(self) -> str:
         return "MODULE:OBJECT" + (" or the name of an entry point" if self.entry_points else "")
+
+
+def _with_port(text: str) -> str:
+    """Return the hint for an address of a DNS server that has no port."""
+    try:
+        address = ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return ""
+    host = f"[{address}]" if address.version == 6 else str(address)
+    return f'did you mean "{host}:53"?'
 
 
 def _in_brackets(value: Any) -> str:

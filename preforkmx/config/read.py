@@ -21,6 +21,7 @@ from preforkmx.config.schema import (
     AnyDelivery,
     AnyMiddleware,
     Config,
+    Dns,
     Extensions,
     Limits,
     ListenerTable,
@@ -77,6 +78,7 @@ class Draft:
     tls: Tls | None = None
     limits: Limits | None = field(default_factory=Limits)
     extensions: Extensions | None = field(default_factory=Extensions)
+    dns: Dns | None = field(default_factory=Dns)
     state: State | None = field(default_factory=State)
     middleware: dict[int, AnyMiddleware] = field(default_factory=dict)
     delivery: AnyDelivery | None = None

@@ -16,6 +16,7 @@ from preforkmx.config.names import (
     AccountName,
     Addresses,
     Code,
+    DNSServers,
     Domains,
     File,
     Folder,
@@ -265,6 +266,24 @@ class Extensions(Table):
         default=False,
         description="REQUIRETLS (RFC 8689), under TLS: the message goes on over verified TLS or "
         "not at all. Only for a delivery that sees to it: `maildir` does not.",
+    )
+
+
+class Dns(Table):
+    """How names are looked up, for the checks that need the DNS."""
+
+    servers: Annotated[tuple[str, ...], DNSServers()] = Field(
+        default=(),
+        description="Resolvers (not authoritative servers), asked in this order; one that does "
+        "not answer is left out for a while. An IPv6 address stands in brackets. Empty: those of "
+        "/etc/resolv.conf, and without any there 127.0.0.1:53. A resolver on the same machine is "
+        "best: block lists refuse the public ones.",
+        examples=[["127.0.0.1:53"]],
+    )
+    timeout: Annotated[float, Duration(0.1, 60.0)] = Field(
+        default=4.0,
+        description="How long one look-up may take, all tries together; each of two tries has "
+        "half of it.",
     )
 
 
@@ -540,8 +559,6 @@ AnyDelivery = Annotated[
 class Config(Table):
     """The whole configuration."""
 
-    later = frozenset({"dns"})
-
     hostname: Annotated[str | None, HostName()] = Field(
         default=None,
         description="This server's name: in the greeting, in Received and in the log. Required "
@@ -564,6 +581,7 @@ class Config(Table):
     extensions: Extensions = Field(
         default=Extensions(), description="The extensions of SMTP that are offered."
     )
+    dns: Dns = Field(default=Dns(), description="How names are looked up.")
     state: State = Field(default=State(), description="What the workers know together.")
     middleware: tuple[AnyMiddleware, ...] = Field(
         default=(), description="Checks, in the order in which they run."

@@ -236,7 +236,6 @@ def test_a_problem_of_a_variable_names_the_variable():
             "listener[2].backlog: has no place: listener has 1 elements",
         ),
         ("PREFORKMX_HOSTNAME__X", "hostname.x: has no place: hostname is not a table"),
-        ("PREFORKMX_DNS__TIMEOUT", "dns: not yet available (got { timeout = 1 })"),
         ("PREFORKMX_", '"": names no key'),
     ],
 )
