@@ -14,11 +14,13 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from tests.integration.waiting import PAUSE
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 COMMAND = (sys.executable, "-m", "preforkmx")
 START_SECONDS = 30.0
@@ -102,13 +104,25 @@ def serving(
     top = "".join(text for key, text in defaults.items() if key == "hostname" and key not in toml)
     rest = "".join(text for key, text in defaults.items() if key[0] == "[" and key not in toml)
     config.write_text(f"{top}{toml}\n{rest}")
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "serve", "-c", str(config)], stderr=log, stdout=log, cwd=directory
-        )
-    mx = MX(directory, config, process)
+    with running(config, [*command, "serve", "-c", config]) as mx:
+        yield mx
+
+
+@contextlib.contextmanager
+def running(
+    config: Path, command: Sequence[str | Path], *, ready: bool = True, **options: Any
+) -> Iterator[MX]:
+    """Run a command that serves this configuration, in its folder, and end it.
+
+    :param ready: wait until it serves.
+    :param options: those of :class:`subprocess.Popen`.
+    """
+    with (config.parent / "log").open("wb") as log:
+        process = subprocess.Popen(command, stderr=log, stdout=log, cwd=config.parent, **options)
+    mx = MX(config.parent, config, process)
     try:
-        _await_ready(mx)
+        if ready:
+            await_ready(mx)
         yield mx
     finally:
         if process.poll() is None:
@@ -120,22 +134,24 @@ def serving(
                 process.wait()
 
 
-def _await_ready(mx: MX) -> None:
+def await_ready(mx: MX) -> None:
+    """Wait until every worker is ready; it learns its ports then."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         assert mx.process.poll() is None, mx.log
-        answer = mx.run("status", "--json")
-        if answer.returncode == 0:
-            listeners = json.loads(answer.stdout)["listeners"]
-            addresses = [listener["address"] for listener in listeners]
-            mx.ports = [
-                int(address.rpartition(":")[2])
-                for address in addresses
-                if not address.startswith("unix:")
-            ]
-            return
-        assert time.monotonic() < deadline, mx.log
-        # The command itself takes longer than any pause would.
+        try:
+            listeners = mx.status()["listeners"]
+        except (OSError, ValueError):
+            assert time.monotonic() < deadline, mx.log
+            time.sleep(PAUSE)
+            continue
+        addresses = [listener["address"] for listener in listeners]
+        mx.ports = [
+            int(address.rpartition(":")[2])
+            for address in addresses
+            if not address.startswith("unix:")
+        ]
+        return
 
 
 @dataclass
@@ -152,6 +168,11 @@ class Load:
     """421 replies."""
     lost: int = 0
     """Sessions that ended in the middle: their messages may or may not be stored."""
+
+    @property
+    def failures(self) -> int:
+        """Everything that a client would call a failure."""
+        return self.resets + self.refused + self.busy + self.lost
 
 
 class Generator:

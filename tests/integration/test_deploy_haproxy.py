@@ -23,7 +23,8 @@ import pytest
 from tests.integration.mx import Generator, serving, stored_numbers
 from tests.integration.peers.certificate import tls_table
 from tests.integration.peers.haproxy import HAPROXY, is_valid
-from tests.integration.peers.programs import peer_program, until
+from tests.integration.peers.programs import peer_program
+from tests.integration.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ import pytest
 from tests.integration.mx import serving
 from tests.integration.peers.certificate import tls_table
 from tests.integration.peers.exim import exim
-from tests.integration.peers.programs import until
+from tests.integration.waiting import until
 
 pytestmark = pytest.mark.integration
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.integration.mx import Generator, serving, stored_numbers
 from tests.integration.peers.haproxy import Route, haproxy
-from tests.integration.peers.programs import until
+from tests.integration.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -83,11 +83,6 @@ async def drained_under_load(mx, port, order):
     return generator.load, took
 
 
-def failures(load):
-    """Everything that a client would call a failure."""
-    return load.resets + load.refused + load.busy + load.lost
-
-
 @pytest.mark.parametrize("drain", range(DRAINS))
 def test_behind_a_load_balancer_no_client_sees_a_drain(tmp_path, drain):
     """The checks fail first, HAProxy leads clients elsewhere, and then the port closes."""
@@ -97,7 +92,7 @@ def test_behind_a_load_balancer_no_client_sees_a_drain(tmp_path, drain):
                 one, proxy.ports["mx"], lambda: one.process.send_signal(signal.SIGTERM)
             )
         )
-        assert failures(load) == 0, (load, one.log[-3000:])
+        assert load.failures == 0, (load, one.log[-3000:])
         assert took >= LAME_SECONDS
         assert proxy.server("mx")["status"] == "DOWN"
         stored = stored_numbers(one) + stored_numbers(two)
@@ -112,7 +107,7 @@ def test_without_the_lame_duck_clients_behind_a_load_balancer_see_it(tmp_path):
         )
         numbers = f"{load.resets} resets, {load.busy} times 421, {load.lost} lost"
         sys.stdout.write(f"\nwithout the lame duck: {numbers}, in {took:.1f} s\n")
-        assert failures(load) > 0
+        assert load.failures > 0
 
 
 @pytest.mark.parametrize("drain", range(DRAINS))

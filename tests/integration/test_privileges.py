@@ -8,7 +8,6 @@ import pwd
 import shutil
 import signal
 import smtplib
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,8 +16,9 @@ import pytest
 import trustme
 
 import preforkmx
-from tests.integration.mx import MX, _await_ready
-from tests.integration.peers.programs import until
+from tests.integration.mx import running
+from tests.integration.processes import children, dead, title
+from tests.integration.waiting import until
 
 pytestmark = [
     pytest.mark.integration,
@@ -50,13 +50,17 @@ exempt_private = false
 use = "{module}:probe"
 """
 MODULE = """
+import ctypes
 import os
 
 from preforkmx.middleware.base import Middleware
 
+PR_GET_PDEATHSIG = 2
+told = ctypes.c_int()
+ctypes.CDLL(None).prctl(PR_GET_PDEATHSIG, ctypes.byref(told), 0, 0, 0)
 # It is imported by whoever needs it, which the master never does.
 with open(os.environ["PROBE"], "a") as file:
-    file.write(f"{os.getuid()} {os.getgid()}\\n")
+    file.write(f"{os.getuid()} {os.getgid()} {told.value}\\n")
 
 
 def probe():
@@ -89,7 +93,8 @@ def folder():
     shutil.rmtree(folder)
 
 
-def start(folder, text=SITE, **options):
+@contextlib.contextmanager
+def serving(folder, text=SITE, **options):
     config = folder / "preforkmx.toml"
     config.write_text(text.format(folder=folder, module="probing"))
     packages = [path for path in sys.path if path.endswith("site-packages")]
@@ -100,41 +105,20 @@ def start(folder, text=SITE, **options):
         "PYTHONDONTWRITEBYTECODE": "1",
         "PROBE": str(folder / "probes"),
     }
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*interpreter(), "-m", "preforkmx", "serve", "-c", config],
-            stderr=log,
-            stdout=log,
-            cwd=folder,
-            env=environ,
-            **options,
-        )
-    return MX(folder, config, process)
-
-
-@contextlib.contextmanager
-def serving(folder, text=SITE):
-    mx = start(folder, text)
-    try:
-        _await_ready(mx)
+    command = [*interpreter(), "-m", "preforkmx", "serve", "-c", config]
+    with running(config, command, env=environ, **options) as mx:
         yield mx
-    finally:
-        if mx.process.poll() is None:
-            mx.process.send_signal(signal.SIGQUIT)
-            mx.process.wait(20)
 
 
-def children(pid):
-    return [int(pid) for pid in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def refused(folder, text=SITE, **options):
+    """Start a server that refuses to; return its exit status and its log."""
+    with serving(folder, text, ready=False, **options) as mx:
+        return mx.process.wait(30), mx.log
 
 
 def status_of(pid):
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
-
-
-def title(pid):
-    return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
 
 
 def deliver(port):
@@ -156,8 +140,7 @@ def with_tls(folder, text):
 
 
 def until_children(pid, count):
-    until(lambda: len(children(pid)) == count, f"{count} children")
-    return children(pid)
+    return until(lambda: len(children(pid)) == count and children(pid), f"{count} children")
 
 
 def test_every_process_but_the_master_is_another_user(folder):
@@ -174,10 +157,13 @@ def test_every_process_but_the_master_is_another_user(folder):
             assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
             assert status["NoNewPrivs"] == "1"
         assert "workers run as root" not in mx.log
-        # The checker imported the site's code, and each worker: none of them was root.
-        probes = (folder / "probes").read_text().splitlines()
-        assert len(probes) == 3
-        assert all(line.startswith(f"{UID} ") for line in probes)
+        # The checker imported the site's code, and then each worker: none of them was root. The
+        # kernel forgets in a change of user what it is to tell of a parent's death.
+        probes = [line.split() for line in (folder / "probes").read_text().splitlines()]
+        assert [user for user, _, _ in probes] == [str(UID)] * 3
+        assert [told for _, _, told in probes] == [
+            str(int(number)) for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGTERM)
+        ]
         # The store is reached, and mail is stored: its files are the user's.
         assert deliver(mx.ports[0]) == 451
         until(lambda: deliver(mx.ports[0]) == 250, "the greylist lets it pass", seconds=20)
@@ -189,8 +175,7 @@ def test_every_process_but_the_master_is_another_user(folder):
         # The control socket stays the master's.
         assert (folder / "control.sock").stat().st_uid == 0
         assert folder.stat().st_uid == 0
-        reloaded = mx.run("reload")
-        assert reloaded.returncode == 0, reloaded.stderr
+        assert mx.command("reload")["ok"], mx.log
         assert status_of(mx.pids()[0])["Uid"].split() == [str(UID)] * 4
         assert mx.stop() == 0, mx.log
     # What the store knew is there after a restart.
@@ -199,12 +184,12 @@ def test_every_process_but_the_master_is_another_user(folder):
 
 
 def test_workers_of_a_killed_master_end_and_a_restart_serves(folder):
-    """PR_SET_PDEATHSIG is set after the drop, and the channel ends: nobody is left."""
+    """They see the end of their channel as well, whatever user they are: nobody is left."""
     with serving(folder) as mx:
         pids = until_children(mx.process.pid, 4)
         mx.process.kill()
         mx.process.wait()
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "their end")
+        until(lambda: all(dead(pid) for pid in pids), "their end")
     with serving(folder) as mx:
         assert deliver(mx.ports[0]) in (250, 451)
 
@@ -213,62 +198,55 @@ def test_a_file_that_only_root_can_read_is_found_before_the_start(folder):
     users = folder / "users"
     users.write_text("")
     users.chmod(0o600)
-    mx = start(
-        folder, with_tls(folder, SITE + f'[[middleware]]\nuse = "users"\nfile = "{users}"\n')
-    )
-    assert mx.process.wait(30) == 2, mx.log
-    assert str(users) in mx.log
-    assert "ermission denied" in mx.log
+    text = with_tls(folder, SITE + f'[[middleware]]\nuse = "users"\nfile = "{users}"\n')
+    status, log = refused(folder, text)
+    assert status == 2, log
+    assert str(users) in log
+    assert "ermission denied" in log
 
 
 def test_a_database_folder_that_the_user_cannot_write_is_found_before_the_start(folder):
-    text = SITE + f'[state]\nurl = "embedded:{folder}/greylist.db"\n'
-    mx = start(folder, text)
-    assert mx.process.wait(30) == 2, mx.log
-    assert f"the folder {folder} cannot be written by this user" in mx.log
+    status, log = refused(folder, SITE + f'[state]\nurl = "embedded:{folder}/greylist.db"\n')
+    assert status == 2, log
+    assert f"the folder {folder} cannot be written by this user" in log
 
 
 def test_mailboxes_that_the_user_cannot_write_are_a_boot_failure_that_says_so(folder):
     os.chown(folder / "mail", 0, 0)
-    mx = start(folder)
-    assert mx.process.wait(30) == 3, mx.log
-    assert f"mail cannot be stored in {folder}/mail" in mx.log
+    status, log = refused(folder)
+    assert status == 3, log
+    assert f"mail cannot be stored in {folder}/mail" in log
 
 
 def test_a_user_that_does_not_exist_is_a_configuration_error(folder):
-    mx = start(folder, SITE.replace('"nobody"', '"no-such-user-here"'))
-    assert mx.process.wait(30) == 2
-    assert "workers.user: does not exist on this machine" in mx.log
+    status, log = refused(folder, SITE.replace('"nobody"', '"no-such-user-here"'))
+    assert status == 2
+    assert "workers.user: does not exist on this machine" in log
 
 
 def test_another_user_than_root_cannot_become_somebody_else(folder):
     folder.chmod(0o777)
-    mx = start(folder, SITE.replace('"nobody"', '"daemon"'), user=USER, group="nogroup")
-    assert mx.process.wait(30) == 2
-    assert "workers.user: takes root" in mx.log
+    other = SITE.replace('"nobody"', '"daemon"')
+    status, log = refused(folder, other, user=USER, group="nogroup")
+    assert status == 2
+    assert "workers.user: takes root" in log
 
 
 def test_who_starts_it_as_the_user_itself_needs_no_root(folder):
     folder.chmod(0o777)
-    mx = start(folder, user=USER, group="nogroup", extra_groups=[])
-    try:
-        _await_ready(mx)
+    with serving(folder, user=USER, group="nogroup", extra_groups=[]) as mx:
         assert status_of(mx.pids()[0])["Uid"].split() == [str(UID)] * 4
         assert mx.stop() == 0
-    finally:
-        mx.process.kill()
-        mx.process.wait()
 
 
 def test_root_without_a_user_is_warned_once(folder):
     with serving(folder, SITE.replace('user = "nobody"\n', "")) as mx:
-        assert mx.run("reload").returncode == 0
+        assert mx.command("reload")["ok"]
         assert mx.log.count("workers run as root") == 1
 
 
 def test_another_user_takes_a_restart(folder):
     with serving(folder) as mx:
         mx.config.write_text(mx.config.read_text().replace('"nobody"', '"daemon"'))
-        refused = mx.run("reload")
-        assert refused.returncode == 2
-        assert "a change of workers.user or workers.group takes a restart" in refused.stderr
+        text = "a change of workers.user or workers.group takes a restart"
+        assert any(text in problem for problem in mx.command("reload")["problems"])

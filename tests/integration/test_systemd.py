@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.mx import COMMAND, MX, _await_ready, program
-from tests.integration.peers.programs import run, until
+from tests.integration.mx import COMMAND, program, running
+from tests.integration.peers.programs import run
+from tests.integration.processes import children, dead, title
+from tests.integration.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -94,32 +96,13 @@ def serving(folder, address, *, passed=(), names="", ready=True, **environ):
     """Serve with `passed` sockets as descriptors 3 and on, as systemd would."""
     config = folder / "preforkmx.toml"
     config.write_text(SITE.format(folder=folder, address=address))
-    command = [*COMMAND, "serve", "-c", str(config)]
+    command = [*COMMAND, "serve", "-c", config]
     if passed:
         numbers = ",".join(str(sock.fileno()) for sock in passed)
         command = [sys.executable, "-c", LAUNCHER, numbers, names, *command]
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=log,
-            cwd=folder,
-            env={**os.environ, **environ},
-            pass_fds=[sock.fileno() for sock in passed],
-        )
-    mx = MX(folder, config, process)
-    try:
-        if ready:
-            _await_ready(mx)
+    given = [sock.fileno() for sock in passed]
+    with running(config, command, ready=ready, env={**os.environ, **environ}, pass_fds=given) as mx:
         yield mx
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGQUIT)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def deliver(port):
@@ -182,14 +165,13 @@ def quiet(mx, systemd, stopped):
     """Stop all workers, stand-ins too, for 0.6 s; whether there was no sign of life meanwhile."""
     systemd.heard("")
     systemd.messages.clear()
-    master = mx.process.pid
-    until = time.monotonic() + 0.6
-    while time.monotonic() < until:
-        for text in Path(f"/proc/{master}/task/{master}/children").read_text().split():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                if b" worker " in Path(f"/proc/{text}/cmdline").read_bytes():
-                    os.kill(int(text), signal.SIGSTOP)
-                    stopped.add(int(text))
+    end = time.monotonic() + 0.6
+    while time.monotonic() < end:
+        for pid in children(mx.process.pid):
+            if " worker " in title(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+                    stopped.add(pid)
         time.sleep(0.01)
     return not systemd.heard("WATCHDOG=1")
 
@@ -246,7 +228,7 @@ def test_a_killed_master_leaves_the_passed_socket_to_the_next_one(tmp_path, list
         pids = mx.pids()
         mx.process.kill()
         mx.process.wait()
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the workers' end")
+        until(lambda: all(dead(pid) for pid in pids), "the workers' end")
     with (
         socket.create_connection(("127.0.0.1", port), timeout=30) as client,
         serving(tmp_path, f"127.0.0.1:{port}", passed=[listening]),

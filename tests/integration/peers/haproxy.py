@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.integration.peers.programs import peer_program, run, until
+from tests.integration.peers.programs import peer_program, run
+from tests.integration.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,20 +1,17 @@
-"""Where the peers' programs are, and how to wait for what they do."""
+"""Where the peers' programs are, and how to run them."""
 
 from __future__ import annotations
 
 import socket
 import subprocess
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tests.integration.mx import program
+from tests.integration.waiting import until
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+__all__ = ["answers", "peer_program", "run", "swaks", "until"]
 
 PEERS = Path(__file__).parents[3] / ".venv" / "peers"
-PAUSE_SECONDS = 0.05
 
 
 def peer_program(path: str) -> Path:
@@ -44,17 +41,6 @@ def swaks(*arguments: object) -> subprocess.CompletedProcess[str]:
         *("--helo", "client.example", "--from", "sender@example.org", "--body", "hello"),
         *arguments,
     )
-
-
-def until(condition: Callable[[], object], what: str, *, seconds: float = 10) -> None:
-    """Wait until another process has done what nobody tells us of.
-
-    :param what: what the failure says was waited for.
-    """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(PAUSE_SECONDS)
 
 
 def answers(port: int, greeting: bytes = b"220 ") -> bool:
