@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from preforkmx._version import __version__
 from preforkmx.body import MessageStream, prepend, whole, wrap
-from preforkmx.context import Context
+from preforkmx.context import Context, Usage
 from preforkmx.errors import (
     ConfigError,
     ConnectionLost,
@@ -38,6 +38,7 @@ __all__ = [
     "Server",
     "StoreUnavailable",
     "TLSInfo",
+    "Usage",
     "Verification",
     "__version__",
     "prepend",

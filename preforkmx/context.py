@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Generator, MutableMapping
+
+    from preforkmx.protocol.core import Core
 
 
 class Signal:
@@ -64,6 +66,64 @@ _NEVER = Signal()
 _LOGGER = logging.getLogger("preforkmx")
 
 
+class Usage(NamedTuple):
+    """What a session spent so far: a value, as it was when it was asked for.
+
+    STARTTLS and XCLIENT change nothing of it: it counts from the connection on.
+    """
+
+    messages: int = 0
+    """Messages that were accepted for delivery: their reply was 250."""
+    recipients: int = 0
+    """Forward paths that were accepted, whatever became of their message."""
+    auth_failures: int = 0
+    """Credentials that were refused with 5xx."""
+    octets: int = 0
+    """Octets of the messages that arrived whole, whatever their reply was."""
+    errors: int = 0
+    """Commands and messages that were answered with 5xx."""
+
+
+class SessionInfo:
+    """What all Contexts of one session have in common. The session alone writes here.
+
+    :param core: counts recipients, authentications and errors.
+    """
+
+    __slots__ = ("closed", "core", "draining", "id", "logger", "messages", "octets")
+
+    def __init__(
+        self,
+        session_id: str = "",
+        logger: logging.Logger = _LOGGER,
+        draining: Signal = _NEVER,
+        closed: Signal = _NEVER,
+        core: Core | None = None,
+    ) -> None:
+        self.id = session_id
+        self.logger = logger
+        self.draining = draining
+        self.closed = closed
+        self.core = core
+        self.messages = 0
+        """Messages that were answered with 250."""
+        self.octets = 0
+        """Octets of messages that arrived whole."""
+
+    def usage(self) -> Usage:
+        """Return what the session spent so far."""
+        core = self.core
+        if core is None:
+            return Usage(messages=self.messages, octets=self.octets)
+        return Usage(
+            self.messages,
+            core.earlier_recipients + core.recipients,
+            core.authentication.failures,
+            self.octets,
+            core.patience.faults,
+        )
+
+
 class Context:
     """Immutable values that travel through the hooks of one session.
 
@@ -72,7 +132,7 @@ class Context:
     again (RFC 3207 section 4.2: what was learnt in plain text is forgotten).
     """
 
-    __slots__ = ("_closed", "_draining", "_logger", "_session_id", "_values", "sender")
+    __slots__ = ("_session", "_values", "sender")
 
     #: The reverse path of the transaction, from MAIL on; ``""`` is the null one, ``None``
     #: means that there is no transaction.
@@ -89,10 +149,7 @@ class Context:
         sender: str | None = None,
     ) -> None:
         self._values = values if values is not None else {}
-        self._session_id = session_id
-        self._logger = logger
-        self._draining = draining
-        self._closed = closed
+        self._session = SessionInfo(session_id, logger, draining, closed)
         self.sender = sender
 
     def value(self, key: Any, default: Any = None) -> Any:
@@ -111,49 +168,44 @@ class Context:
         """Return a Context whose :attr:`sender` is `sender` (the session does this at MAIL)."""
         return self._derive(self._values, sender)
 
-    def bind(
-        self, *, session_id: str, logger: logging.Logger, draining: Signal, closed: Signal
-    ) -> Context:
+    def bind(self, session: SessionInfo) -> Context:
         """Return a Context with these values for one session (the server does this)."""
-        return Context(
-            self._values,
-            session_id=session_id,
-            logger=logger,
-            draining=draining,
-            closed=closed,
-            sender=None,
-        )
+        bound = self._derive(self._values, None)
+        bound._session = session
+        return bound
 
     def _derive(self, values: dict[Any, Any], sender: str | None) -> Context:
         # Twice a transaction: without the detour over __init__ and its keywords.
         derived = Context.__new__(Context)
         derived._values = values
-        derived._session_id = self._session_id
-        derived._logger = self._logger
-        derived._draining = self._draining
-        derived._closed = self._closed
+        derived._session = self._session
         derived.sender = sender
         return derived
 
     @property
     def session_id(self) -> str:
         """The id that every log line of this session carries."""
-        return self._session_id
+        return self._session.id
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger whose records carry the session's id."""
-        return _SessionLogger(self._logger, {"session": self._session_id})
+        return _SessionLogger(self._session.logger, {"session": self._session.id})
 
     @property
     def draining(self) -> Signal:
         """Set, and awaitable, when the server drains: finish soon, begin nothing long."""
-        return self._draining
+        return self._session.draining
 
     @property
     def closed(self) -> Signal:
         """Set, and awaitable, when the client's connection is gone."""
-        return self._closed
+        return self._session.closed
+
+    @property
+    def usage(self) -> Usage:
+        """What the session spent until now. Each look makes the value anew."""
+        return self._session.usage()
 
     def __repr__(self) -> str:
-        return f"<Context {self._session_id or '-'} sender={self.sender!r} {self._values!r}>"
+        return f"<Context {self._session.id or '-'} sender={self.sender!r} {self._values!r}>"

@@ -10,7 +10,7 @@ from preforkmx.context import Context
 from preforkmx.model import Envelope, Peer, Verification
 
 PeerHook = Callable[[Context, Peer], Awaitable[Context | None]]
-"""``(ctx, peer)``: check_connection and reset."""
+"""``(ctx, peer)``: check_connection, check_auth and reset."""
 NameHook = Callable[[Context, Peer, str], Awaitable[Context | None]]
 """``(ctx, peer, text)``: check_helo (name), check_sender and check_recipient (address)."""
 AuthenticateHook = Callable[[Context, Peer, str, str], Awaitable[Context | None]]
@@ -36,6 +36,10 @@ class Middleware:
     :class:`~preforkmx.errors.SMTPError` ends the phase and is the client's reply. A hook
     returns a :class:`~preforkmx.context.Context` to replace the session's, or None.
 
+    ``check_auth`` runs at AUTH, before any ``authenticate`` hook sees the credentials: it may
+    refuse to have them looked at, and lets nobody in. AUTH is offered where a middleware has an
+    ``authenticate`` hook, and not for the sake of a ``check_auth``.
+
     :param name: what the log calls this middleware when it gives a verdict.
     :param extensions: of a delivery: those of :data:`PROMISES` whose promise it can keep; the
         server offers no other, whatever it is told. None: all that the server is told.
@@ -45,6 +49,7 @@ class Middleware:
     check_helo: NameHook | None = None
     check_sender: NameHook | None = None
     check_recipient: NameHook | None = None
+    check_auth: PeerHook | None = None
     authenticate: AuthenticateHook | None = None
     verify: VerifyHook | None = None
     handler: Handler | None = None

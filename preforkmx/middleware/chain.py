@@ -37,6 +37,7 @@ class Chain:
     check_helo: tuple[Link[NameHook], ...] = ()
     check_sender: tuple[Link[NameHook], ...] = ()
     check_recipient: tuple[Link[NameHook], ...] = ()
+    check_auth: tuple[Link[PeerHook], ...] = ()
     authenticate: tuple[Link[AuthenticateHook], ...] = ()
     verify: tuple[Link[VerifyHook], ...] = ()
     handler: tuple[Link[Handler], ...] = ()

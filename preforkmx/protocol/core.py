@@ -98,6 +98,7 @@ class Core(Endpoint):
         "authenticated",
         "authentication",
         "binarymime",
+        "earlier_recipients",
         "extended",
         "last_call",
         "may_forward",
@@ -131,7 +132,9 @@ class Core(Endpoint):
         self._after = State.CONNECTED
         self._closing: Reply | None = None
         self.recipients = 0
-        """Of this transaction, accepted."""
+        """Of this transaction, accepted; after it, until the next one begins."""
+        self.earlier_recipients = 0
+        """Of the transactions before."""
         self.transactions = 0
         """MAIL commands that were accepted."""
         self.smtputf8 = False
@@ -194,6 +197,7 @@ class Core(Endpoint):
             self.recipients += 1
             self.write(reply or replies.RECIPIENT_OK)
         elif verb is _MAIL:
+            self.earlier_recipients += self.recipients
             self.recipients = 0
             self.transactions += 1
             self.write(reply or replies.SENDER_OK)
@@ -252,10 +256,15 @@ class Core(Endpoint):
         if self.state is not _DELIVERY:
             raise LocalProtocolError("finish() without a complete message")
         self.state = _READY
+        refused = False
         for reply in answers:
             if reply.code == 250:
                 self.patience.delivered()
+            elif reply.code >= 500:
+                refused = True
             self.write(reply)
+        if refused:
+            self.patience.faults += 1
 
     def fail_chunks(self, reply: Reply) -> None:
         """Refuse the chunks that are still to come with `reply`: nobody takes the message.

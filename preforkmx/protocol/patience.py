@@ -17,7 +17,7 @@ class Patience:
     A delivered message sets errors and idle commands back.
     """
 
-    __slots__ = ("_errors", "_idle", "_settings", "refusals")
+    __slots__ = ("_errors", "_idle", "_settings", "faults", "refusals")
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -25,6 +25,8 @@ class Patience:
         self._idle = 0
         self.refusals = 0
         """Commands that were refused, by whomever."""
+        self.faults = 0
+        """Commands and messages that were answered with 5xx."""
 
     def idle(self) -> bool:
         """Count a command that brings no message nearer; say whether it is one too many."""
@@ -40,6 +42,7 @@ class Patience:
         """
         self.refusals += 1
         if reply.code >= 500:
+            self.faults += 1
             self._errors += 1
             if self._errors > self._settings.errors and not reply.close:
                 return replies.TOO_MANY_ERRORS

@@ -42,6 +42,7 @@ async def handle_message(session: Session, envelope: Envelope) -> None:
         _give_up(session, message.aborted, reply)
         return
     service.counters.octets += end.size
+    session.info.octets += end.size
     # A chunk behind the one at which a handler failed is refused with what the handler said.
     if end.fault is not None and end.fault is not reply:
         reply, session.by = end.fault.closing() if reply and reply.close else end.fault, None
@@ -54,7 +55,7 @@ async def handle_message(session: Session, envelope: Envelope) -> None:
         answers = (reply,)
     if reply.code < 400:
         service.counters.messages += 1
-        session.messages += 1
+        session.info.messages += 1
     else:
         service.counters.messages_refused += 1
     session.core.finish(*answers)

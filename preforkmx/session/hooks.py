@@ -6,7 +6,7 @@ import asyncio
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from preforkmx.context import Context, Signal
+from preforkmx.context import Context, SessionInfo, Signal
 from preforkmx.errors import SMTPError
 from preforkmx.protocol import replies
 from preforkmx.protocol.replies import Reply
@@ -23,13 +23,14 @@ class HookedWire(Wire):
     """A connection whose phases hooks decide.
 
     :ivar context: what the hooks so far have made.
+    :ivar info: what its Contexts have in common.
     :ivar peer: what is known of the client.
     :ivar by: who gave the last verdict.
     :ivar ended: how the session ends, for the log.
     :ivar error: what ended it, for the disconnect hooks.
     """
 
-    __slots__ = ("_closed", "by", "context", "ended", "error", "id", "peer", "service")
+    __slots__ = ("_closed", "by", "context", "ended", "error", "id", "info", "peer", "service")
 
     def __init__(
         self, service: Service, core: Core, peer: Peer, loop: asyncio.AbstractEventLoop
@@ -39,12 +40,8 @@ class HookedWire(Wire):
         self.peer = peer
         self.id = f"{service.id_prefix}{next(service.ids):x}"
         self._closed = Signal()
-        self.context = service.base_context.bind(
-            session_id=self.id,
-            logger=service.logger,
-            draining=service.draining,
-            closed=self._closed,
-        )
+        self.info = SessionInfo(self.id, service.logger, service.draining, self._closed, core)
+        self.context = service.base_context.bind(self.info)
         self.by: str | None = None
         self.error: BaseException | None = None
         self.ended = "closed"

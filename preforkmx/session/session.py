@@ -68,7 +68,6 @@ class Session(HookedWire):
         "envelope",
         "held",
         "lmtp",
-        "messages",
         "via",
     )
 
@@ -96,8 +95,6 @@ class Session(HookedWire):
         # The user that XCLIENT named.
         self._login: str | None = None
         self.envelope: Envelope | None = None
-        self.messages = 0
-        """Messages that were answered with 250."""
 
     # --- the life of a session --------------------------------------------------------------
 
@@ -105,6 +102,8 @@ class Session(HookedWire):
         """Serve the client to its end. Never raises: what goes wrong ends this session only."""
         connected = False
         linger = True
+        # A PROXY header has brought another one.
+        self.info.core = self.core
         log = self.service.access_log
         if log is not None:
             self._record = Record(log, self.id, self.peer, self.via)
@@ -147,7 +146,7 @@ class Session(HookedWire):
                 self._record.ended(
                     self.peer,
                     self.ended,
-                    messages=self.messages,
+                    messages=self.info.messages,
                     errors=self.core.patience.refusals,
                 )
 
@@ -445,7 +444,9 @@ class Session(HookedWire):
 
     async def _authenticate(self, event: Credentials) -> None:
         service = self.service
-        refusal = await self.ask(service.chain.authenticate, event.username, event.password)
+        refusal = await self.ask(service.chain.check_auth)
+        if refusal is None:
+            refusal = await self.ask(service.chain.authenticate, event.username, event.password)
         if refusal is not None:
             if self._record is not None:
                 self._record.auth_refused(self.peer, refusal, self.by, event.mechanism)

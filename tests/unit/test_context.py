@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from preforkmx import Context
-from preforkmx.context import Signal
+from preforkmx.context import SessionInfo, Signal, Usage
 
 
 class Key:
@@ -44,7 +44,7 @@ def test_bind_gives_a_session_its_own_and_keeps_the_values():
     draining, closed = Signal(), Signal()
     base = Context({"a": 1}).with_sender("left@over.example")
     bound = base.bind(
-        session_id="s1", logger=logging.getLogger("x"), draining=draining, closed=closed
+        SessionInfo("s1", logging.getLogger("x"), draining, closed)
     )
     assert (bound.session_id, bound.sender, bound.value("a")) == ("s1", None, 1)
     assert (bound.draining, bound.closed) == (draining, closed)
