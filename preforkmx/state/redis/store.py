@@ -1,0 +1,294 @@
+"""RedisStore: the shared state of a fleet, decided by scripts inside Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+from contextlib import suppress
+from functools import lru_cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final
+
+from preforkmx.errors import StoreUnavailable
+from preforkmx.state.budgets import FIRST
+from preforkmx.state.decisions import (
+    MICROSECONDS,
+    NOTHING,
+    PREPAID,
+    UNLIMITED,
+    Admission,
+    Decision,
+    GreylistVerdict,
+    Lease,
+    Settlement,
+    Spent,
+)
+from preforkmx.state.greylisting import NEW_TRIPLETS
+from preforkmx.state.limits import ADMITTED
+from preforkmx.state.local import (
+    STATES,
+    check_spent,
+    cost_of,
+    granted,
+    no_such_lease,
+    refusal,
+    settlement,
+)
+from preforkmx.state.networks import host_octets
+from preforkmx.state.redis.keys import Keys
+from preforkmx.state.redis.script import Script
+from preforkmx.state.triplets import short_key, triplet_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from preforkmx.model import IPAddress
+    from preforkmx.state.decisions import ConnectionLimits, GreylistSettings, Rate
+    from preforkmx.state.redis.nodes import Nodes
+    from preforkmx.state.redis.script import Word
+
+#: How long a lease lives that nobody renews, in seconds: so long the connections of a killed
+#: worker count as open.
+LEASE_SECONDS: Final = 90.0
+#: A lease is renewed when it was taken or renewed this many seconds ago. Most connections are
+#: over before.
+RENEW_SECONDS: Final = 30.0
+#: How often the leases are looked through, in seconds. Two renewals may be lost in a row.
+LOOK_SECONDS: Final = 10.0
+#: The most leases that one command renews: Redis does nothing else meanwhile.
+RENEW_AT_ONCE: Final = 500
+
+#: Where in a lease's keys stand the host's arrival times, and its leases.
+ARRIVALS: Final = 0
+LEASES: Final = 2
+
+_LEASE_LIFE: Final = round(LEASE_SECONDS * MICROSECONDS)
+
+
+def _script(*names: str) -> Script:
+    folder = files("preforkmx.state.redis")
+    return Script(b"".join(folder.joinpath(f"{name}.lua").read_bytes() for name in names))
+
+
+OPEN: Final = _script("common", "arrivals", "open")
+SETTLE: Final = _script("common", "arrivals", "settle")
+CLOSE: Final = _script("common", "arrivals", "close")
+RENEW: Final = _script("common", "renew")
+TAKE: Final = _script("common", "take")
+GREYLIST: Final = _script("common", "greylist")
+
+
+class RedisStore:
+    """The decisions of a Redis that a fleet shares.
+
+    Each decision is one script: it reads everything, decides, and writes everything, while
+    Redis does nothing else. So a limit of N admits exactly N, over any number of machines. The
+    time is Redis' own.
+
+    A lease lives :data:`LEASE_SECONDS`, and one task renews those of longer connections. The
+    places of a worker that was killed are free again when its leases have expired; what its
+    sessions had reserved of the budgets is forgotten as time pays for it.
+
+    Belongs to one process and one event loop: :meth:`start` it after the fork.
+
+    :param nodes: who is asked. The store starts and closes it.
+    :param prefix: what every key begins with; a site of its own where several share a Redis.
+    :param clock: seconds since 1970, for tests. Keys then outlive their expiry by a minute, so
+        that only the clock decides. None is Redis' own time.
+    :raises ValueError: the prefix is empty, too long, or has a character that it must not have.
+    """
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        *,
+        prefix: str = "preforkmx",
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._nodes = nodes
+        self._keys = Keys(prefix)
+        self._clock = clock
+        self._renewer: asyncio.Task[None] | None = None
+        self._token = b""
+        self._last_lease = 0
+        #: Leases that are not closed.
+        self._held: set[Lease] = set()
+        #: Those of them that are a place in Redis, by when they were taken or renewed, in
+        #: seconds of the loop; the oldest comes first.
+        self._places: dict[Lease, float] = {}
+
+    @property
+    def nodes(self) -> Nodes:
+        """Who is asked."""
+        return self._nodes
+
+    @property
+    def keys(self) -> Keys:
+        """The names of the keys."""
+        return self._keys
+
+    async def start(self) -> None:
+        """Connect. Returns after the first attempt, at the latest after one deadline."""
+        if self._renewer is None:
+            # Leases of all workers of a fleet are in one set, and numbers begin with 1 in each.
+            self._token = os.urandom(8)
+            self._renewer = asyncio.create_task(self._keep_renewing())
+            await self._nodes.start()
+
+    async def close(self) -> None:
+        """Give every lease back, and close the connections."""
+        renewer, self._renewer = self._renewer, None
+        if renewer is None:
+            return
+        renewer.cancel()
+        with suppress(asyncio.CancelledError):
+            await renewer
+        held, self._held = self._held, set()
+        self._places.clear()
+        # The replies are waited for: what is only told might not leave any more.
+        await asyncio.gather(
+            *(self._nodes.run(CLOSE, *self._closing(lease, NOTHING)) for lease in held),
+            return_exceptions=True,
+        )
+        await self._nodes.close()
+
+    async def open_connection(self, address: IPAddress, limits: ConnectionLimits) -> Admission:
+        """Count a new connection against every limit, and lease one place."""
+        keys = self._keys.connection(limits.key, host_octets(address))
+        lease = Lease(0, keys, self, address, limits)
+        if limits.leases:
+            self._last_lease = lease.id = self._last_lease + 1
+        args = (self._now(), _doubles(limits.numbers), self._member(lease), _LEASE_LIFE)
+        try:
+            outcome, wait, *grants = await self._nodes.run(OPEN, keys, args)
+        except (StoreUnavailable, asyncio.CancelledError):
+            # It may be admitted all the same, now or later: its place is given back if it is.
+            # Without a place that could tell, what was reserved is left to time.
+            if limits.concurrent is not None:
+                lease.reserved = FIRST
+                self._nodes.tell(CLOSE, *self._closing(lease, NOTHING, unsure=True))
+            raise
+        if outcome != ADMITTED:
+            return refusal(outcome, wait)
+        if not limits.leases:
+            return Admission(admitted=True)
+        self._held.add(lease)
+        if limits.concurrent is not None:
+            self._places[lease] = asyncio.get_running_loop().time()
+        return Admission(admitted=True, lease=lease, grants=_granted(lease, grants))
+
+    async def settle(self, lease: Lease, spent: Spent, want: Spent = NOTHING) -> Settlement:
+        """Book what a session spent, and ask whether it may go on.
+
+        :raises StoreUnavailable: as ever, or the lease has ended, or is another store's.
+        """
+        check_spent(spent)
+        if lease not in self._held or lease.limits is None:
+            raise no_such_lease()
+        numbers = lease.limits.budget_numbers
+        if not numbers:
+            return Settlement(allowed=True)
+        amounts = _doubles((*lease.reserved, *spent, *want[:PREPAID]))
+        # Should there be no answer, nothing is given back that may have been booked.
+        lease.reserved = tuple(map(_less, lease.reserved, spent))
+        args = (self._now(), _doubles(numbers), amounts)
+        code, wait, *grants = await self._nodes.run(SETTLE, (lease.keys[ARRIVALS],), args)
+        return settlement(code, wait, _granted(lease, grants))
+
+    async def close_connection(self, lease: Lease, spent: Spent = NOTHING) -> None:
+        """Book what the session spent, and give `lease` back.
+
+        Never fails and never waits: what does not reach Redis is forgotten by time.
+        """
+        if lease not in self._held:
+            return
+        self._held.discard(lease)
+        self._places.pop(lease, None)
+        check_spent(spent)
+        self._nodes.tell(CLOSE, *self._closing(lease, spent))
+        lease.reserved = NOTHING[:PREPAID]
+
+    async def take(self, limit: Rate, key: str, cost: int = 1) -> Decision:
+        """Take `cost` events of the rate `limit` for `key`, or nothing."""
+        args = (self._now(), cost_of(limit, cost), limit.tolerance)
+        wait = await self._nodes.run(TAKE, (self._keys.rate(short_key(key)),), args)
+        return Decision(not wait, wait / MICROSECONDS)
+
+    async def greylist(
+        self, network: str, sender: str, recipient: str, settings: GreylistSettings
+    ) -> GreylistVerdict:
+        """Look at one triplet, and remember it."""
+        keys = self._keys.greylist(short_key(network), triplet_key(network, sender, recipient))
+        args = (self._now(), *settings.numbers, NEW_TRIPLETS.interval, NEW_TRIPLETS.tolerance)
+        state, left, waited = await self._nodes.run(GREYLIST, keys, args)
+        return GreylistVerdict(STATES[state], left / MICROSECONDS, waited / MICROSECONDS)
+
+    def renew(self, before: float) -> None:
+        """Renew the leases that were taken or renewed at `before` or earlier.
+
+        All of it leaves in one write. A lease that Redis has forgotten meanwhile is counted
+        again, and no limit refuses it.
+
+        :param before: in seconds of the loop.
+        """
+        now = asyncio.get_running_loop().time()
+        members: dict[bytes, list[bytes]] = {}
+        for lease, since in list(self._places.items()):
+            if since > before:
+                break
+            del self._places[lease]
+            self._places[lease] = now
+            members.setdefault(lease.keys[LEASES], []).append(self._member(lease))
+        for key, every in members.items():
+            for some in range(0, len(every), RENEW_AT_ONCE):
+                args = (self._now(), _LEASE_LIFE, *every[some : some + RENEW_AT_ONCE])
+                self._nodes.tell(RENEW, (key,), args)
+
+    async def _keep_renewing(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.renew(loop.time() - RENEW_SECONDS)
+
+    def _now(self) -> Word:
+        return b"" if self._clock is None else round(self._clock() * MICROSECONDS)
+
+    def _member(self, lease: Lease) -> bytes:
+        return self._token + lease.id.to_bytes(8, "big").lstrip(b"\0")
+
+    def _closing(
+        self, lease: Lease, spent: Spent, *, unsure: bool = False
+    ) -> tuple[tuple[bytes, ...], tuple[Word, ...]]:
+        """Return keys and arguments that end `lease`.
+
+        :param unsure: nobody knows whether Redis gave it.
+        """
+        limits = lease.limits
+        numbers = limits.budget_numbers if limits is not None else ()
+        args = (
+            self._now(),
+            _doubles(numbers),
+            _doubles((*lease.reserved, *spent)) if numbers else b"",
+            self._member(lease) if limits is not None and limits.concurrent is not None else b"",
+            int(unsure),
+        )
+        return (lease.keys[ARRIVALS], lease.keys[LEASES]), args
+
+
+@lru_cache(1024)
+def _packing(count: int) -> struct.Struct:
+    return struct.Struct(f">{count}d")
+
+
+def _doubles(numbers: Sequence[int]) -> bytes:
+    """Return what arrivals.lua reads with ``doubles``: exact to 2^53, rounded above."""
+    return _packing(len(numbers)).pack(*numbers)
+
+
+def _granted(lease: Lease, grants: Sequence[int]) -> Spent:
+    return granted(lease, (UNLIMITED if units < 0 else units for units in grants))
+
+
+def _less(reserved: int, spent: int) -> int:
+    return max(0, reserved - spent)
