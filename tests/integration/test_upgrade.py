@@ -90,6 +90,18 @@ def descriptors(pid: int) -> list[str]:
     return sorted(kinds)
 
 
+def steady(pid: int) -> list[str]:
+    """Return a process's descriptors once they change no more."""
+    seen: list[list[str]] = []
+
+    def same() -> bool:
+        seen.append(descriptors(pid))
+        return len(seen) >= 5 and all(each == seen[-1] for each in seen[-5:])
+
+    until(same)
+    return seen[-1]
+
+
 @pytest.fixture
 def mx(tmp_path: Path) -> Iterator[MX]:
     with serving(tmp_path, '[log]\nlevel = "debug"\n') as running:
@@ -231,29 +243,72 @@ def test_upgrades_and_reloads_that_are_asked_for_meanwhile_share_what_comes(mx: 
 def test_nothing_leaks_over_many_upgrades(mx: MX) -> None:
     upgrade(mx)
     until(lambda: len(children(mx)) == 3)
-    before = descriptors(mx.process.pid)
-    worker_before = descriptors(mx.pids()[0])
+    before = steady(mx.process.pid)
+    worker_before = steady(mx.pids()[0])
     for _ in range(LEAK_UPGRADES):
         upgrade(mx)
     until(lambda: len(children(mx)) == 3)
-    assert descriptors(mx.process.pid) == before
-    until(lambda: descriptors(mx.pids()[0]) == worker_before)
+    assert steady(mx.process.pid) == before
+    assert steady(mx.pids()[0]) == worker_before
     assert mx.status()["generation"] == 2 + LEAK_UPGRADES
 
 
-@pytest.mark.parametrize("moment", ["the new program is tried", "the new program takes over"])
+SLOW_SITE = """\
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+from preforkmx.middleware.base import Middleware
+
+def make(**options):
+    # In the folder of the server, which is its working directory.
+    while Path("hold-the-try").exists():
+        Path("held").touch()
+        time.sleep(0.02)
+    return Middleware(lifespan=lifespan)
+
+@contextlib.asynccontextmanager
+async def lifespan():
+    # In workers only.
+    while Path("hold-the-boot").exists():
+        Path("held").touch()
+        await asyncio.sleep(0.02)
+    yield
+"""
+
+
+@pytest.mark.parametrize("moment", ["the try", "the execution", "the boot"])
 def test_a_worker_that_is_killed_meanwhile_is_replaced(mx: MX, moment: str) -> None:
-    victim = mx.pids()[0]
+    (mx.directory / "mymx.py").write_text(SLOW_SITE)
+    with mx.config.open("a") as config:
+        config.write('[[middleware]]\nuse = "mymx:make"\n')
+    hold = mx.directory / ("hold-the-try" if moment == "the try" else "hold-the-boot")
+    hold.touch()
+    victim, other = mx.pids()
     mx.process.send_signal(signal.SIGUSR2)
-    until(lambda: moment in mx.log)
+    if moment == "the execution":
+        until(lambda: "the new program takes over" in mx.log)
+    else:
+        until((mx.directory / "held").exists)
+    # It can only be one that serves: nobody retires before a boot that is held is over.
     os.kill(victim, signal.SIGKILL)
+    until(lambda: f"(process {victim}) is gone: killed by SIGKILL" in mx.log)
+    if moment == "the try":
+        # By a worker of the running generation, which has nothing of the try.
+        until(lambda: ready(mx) == [0, 1])
+        assert descriptors(mx.pids()[0]) == descriptors(other)
+    hold.unlink()
     until(lambda: "generation 2 serves" in mx.log)
     until(lambda: [w["state"] for w in mx.status()["workers"]] == ["ready", "ready"])
     assert mx.status()["totals"]["worker_crashes"] == 1
-    assert f"(process {victim}) is gone: killed by SIGKILL" in mx.log
     assert not Path(f"/proc/{victim}").exists()
     for _ in range(8):
         greet(mx.ports[0]).close()
+
+
+def ready(mx: MX) -> list[int]:
+    """Return the slots that have a ready worker."""
+    return [worker["slot"] for worker in mx.status()["workers"] if worker["state"] == "ready"]
 
 
 @pytest.mark.parametrize("moment", ["USR2", "the new program is tried", "the new program takes"])
