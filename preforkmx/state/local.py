@@ -90,10 +90,10 @@ class LocalStore:
             return refusal(outcome, wait)
         if not limits.leases:
             return Admission(admitted=True)
-        self._last_lease += 1
-        self._held[self._last_lease] = account
+        self._last_lease = number = self._last_lease + 1
+        self._held[number] = account
         keys = () if limits.concurrent is None else (lease_key(limits.key, host),)
-        lease = Lease(self._last_lease, keys, self, address, limits)
+        lease = Lease(number, keys, self, address, limits)
         if account is None:
             return Admission(admitted=True, lease=lease)
         return Admission(admitted=True, lease=lease, grants=granted(lease, account.grants(now)))

@@ -10,15 +10,28 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from preforkmx.errors import StoreUnavailable
 from preforkmx.state.decisions import (
+    BUDGETS,
     MICROSECONDS,
+    NOTHING,
+    PREPAID,
     Admission,
     Decision,
     GreylistVerdict,
     Lease,
+    Settlement,
+    Spent,
 )
 from preforkmx.state.embedded import frames
 from preforkmx.state.limits import ADMITTED, lease_key
-from preforkmx.state.local import STATES, cost_of, refusal
+from preforkmx.state.local import (
+    STATES,
+    check_spent,
+    cost_of,
+    granted,
+    no_such_lease,
+    refusal,
+    settlement,
+)
 from preforkmx.state.networks import host_octets
 from preforkmx.state.triplets import short_key, triplet_key
 
@@ -38,7 +51,11 @@ SILENCE: Final = 5.0
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 1.0
 
-_Reply = tuple[int, int, int]
+#: How many numbers the records of grants before one reply have.
+_NUMBERS_OF_GRANTS: Final = 6
+
+#: A reply's code and two numbers, and the grants of five budgets where it has them.
+_Reply = tuple[int, ...]
 
 
 class EmbeddedStore:
@@ -90,26 +107,56 @@ class EmbeddedStore:
         """Count a new connection against every limit, and lease one place."""
         host = host_octets(address)
         number = 0
-        if limits.concurrent is not None:
+        if limits.leases:
             self._last_lease = number = self._last_lease + 1
-        code, wait, _ = await self._ask(frames.open_connection(number, host, limits), number)
+        code, wait, _, *grants = await self._ask(
+            frames.open_connection(number, host, limits), number
+        )
         if code != ADMITTED:
             return refusal(code, wait)
         if not number:
             return Admission(admitted=True)
-        lease = Lease(number, (lease_key(limits.key, host),), self)
+        keys = () if limits.concurrent is None else (lease_key(limits.key, host),)
+        lease = Lease(number, keys, self, address, limits)
         self._leases[number] = lease
-        return Admission(admitted=True, lease=lease)
+        if not grants:
+            return Admission(admitted=True, lease=lease)
+        return Admission(admitted=True, lease=lease, grants=granted(lease, grants))
 
-    async def close_connection(self, lease: Lease) -> None:
-        """Give `lease` back. Never fails: without a connection it has ended already."""
+    async def settle(self, lease: Lease, spent: Spent, want: Spent = NOTHING) -> Settlement:
+        """Book what a session spent, and ask whether it may go on.
+
+        What was reserved by a settlement that nobody heard of stands in the session's account
+        all the same: the next one counts on it, and the end gives it back.
+
+        :raises StoreUnavailable: there was no answer, or the lease has ended.
+        """
+        check_spent(spent)
+        check_spent(want)
+        if lease.store is not self or self._leases.get(lease.id) is not lease:
+            raise no_such_lease()
+        if lease.limits is None or not lease.limits.budget_numbers:
+            return Settlement(allowed=True)
+        code, wait, _, *grants = await self._ask(frames.settle(lease.id, spent, want))
+        return settlement(code, wait, granted(lease, grants))
+
+    async def close_connection(self, lease: Lease, spent: Spent = NOTHING) -> None:
+        """Book what the session spent, and give `lease` back.
+
+        Never fails: without a connection it has ended already, and nothing is booked.
+        """
         if lease.store is self and self._leases.pop(lease.id, None) is not None:
-            self._give_back(lease.id)
+            if lease.limits is None or not lease.limits.budget_numbers:
+                self._tell(frames.close(lease.id))
+            else:
+                check_spent(spent)
+                lease.reserved = (0,) * PREPAID
+                self._tell(frames.close_account(lease.id, spent))
 
     async def take(self, limit: Rate, key: str, cost: int = 1) -> Decision:
         """Take `cost` events of the rate `limit` for `key`, or nothing."""
         frame = frames.take(cost_of(limit, cost), limit.tolerance, short_key(key))
-        code, wait, _ = await self._ask(frame)
+        code, wait, *_ = await self._ask(frame)
         return Decision(not code, wait / MICROSECONDS)
 
     async def greylist(
@@ -118,7 +165,7 @@ class EmbeddedStore:
         """Look at one triplet, and remember it."""
         triplet = triplet_key(network, sender, recipient)
         frame = frames.greylist(settings.numbers, triplet, short_key(network))
-        code, left, waited = await self._ask(frame)
+        code, left, waited, *_ = await self._ask(frame)
         return GreylistVerdict(STATES[code], left / MICROSECONDS, waited / MICROSECONDS)
 
     async def _ask(self, frame: bytes, lease: int = 0) -> _Reply:
@@ -140,11 +187,11 @@ class EmbeddedStore:
     def answered_too_late(self, reply: _Reply, lease: int) -> None:
         """Nobody waits for this reply any more: what it gave is given back."""
         if lease and reply[0] == ADMITTED:
-            self._give_back(lease)
+            self._tell(frames.close(lease))
 
-    def _give_back(self, lease: int) -> None:
+    def _tell(self, frame: bytes) -> None:
         if self._connection is not None:
-            self._connection.tell(frames.close(lease))
+            self._connection.tell(frame)
 
     async def _stay_connected(self, attempted: asyncio.Event) -> None:
         pause = FIRST_PAUSE
@@ -176,11 +223,16 @@ class EmbeddedStore:
         return connection.answered
 
     def _greeting(self) -> list[bytes]:
-        held = self._leases.values()
-        return [
-            frames.hello(self._token),
-            *(frames.hold(lease.id, key) for lease in held for key in lease.keys),
-        ]
+        return [frames.hello(self._token), *map(_hold, self._leases.values())]
+
+
+def _hold(lease: Lease) -> bytes:
+    """Return the frame that counts `lease` again; its reservations ended with the connection."""
+    limits = lease.limits
+    if limits is None or lease.address is None or not limits.budget_numbers:
+        return frames.hold(lease.id, lease.keys[0])
+    lease.reserved = (0,) * PREPAID
+    return frames.hold_account(lease.id, host_octets(lease.address), limits)
 
 
 class _Question(NamedTuple):
@@ -199,6 +251,8 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []
         self._rest = b""
+        #: What came of the grants that belong to the next reply.
+        self._grants: list[int] = []
         #: Whose replies are awaited, oldest first.
         self._waiting: deque[_Question] = deque()
         #: Older still: their deadline is over, their replies will come all the same.
@@ -266,14 +320,19 @@ class _Connection(asyncio.Protocol):
             data = self._rest + data
         whole = len(data) - len(data) % frames.REPLY.size
         self._rest = data[whole:]
-        waiting, overdue = self._waiting, self._overdue
-        for reply in frames.REPLY.iter_unpack(data[:whole]):
-            if not self.answered:
-                if reply != (frames.GREETED, frames.VERSION, 0):
+        waiting, overdue, grants = self._waiting, self._overdue, self._grants
+        record: _Reply
+        for record in frames.REPLY.iter_unpack(data[:whole]):
+            reply = record
+            if reply[0] >= frames.GRANTS or not self.answered:
+                if not self._is_in_order(reply):
                     self.abort()  # this is no store process
                     return
-                self.answered = True
-            elif overdue:
+                continue
+            if grants:
+                reply += tuple(grants[: len(BUDGETS)])
+                grants.clear()
+            if overdue:
                 self._store.answered_too_late(reply, overdue.popleft().lease)
             elif waiting:
                 future, _, lease = waiting.popleft()
@@ -284,6 +343,14 @@ class _Connection(asyncio.Protocol):
             else:
                 self.abort()
                 return
+
+    def _is_in_order(self, record: _Reply) -> bool:
+        """Take a record that answers no question: the greeting comes first, and once."""
+        if not self.answered:
+            self.answered = record == (frames.GREETED, frames.VERSION, 0)
+            return self.answered
+        self._grants += record[1:]
+        return record[0] == frames.GRANTS and len(self._grants) <= _NUMBERS_OF_GRANTS
 
     def _look_at_deadlines(self) -> None:
         self._timer = None

@@ -4,20 +4,34 @@ A worker's commands are frames: one octet with the length of what follows (1 to 
 with the command, and its fields, integers little-endian and durations in µs. So no frame needs
 more than 256 octets of buffer, whoever sends it::
 
-    HELLO     version u16, token 16 octets                              → GREETED version
-    OPEN      lease u64, host interval and tolerance u64 u64, network   → outcome, wait
-              interval and tolerance u64 u64, concurrent u32, length of
-              the host u8, host, name
-    CLOSE     lease u64
-    HOLD      lease u64, key
-    TAKE      cost u64, tolerance u64, key                              → 0 or 1, wait
-    GREYLIST  delay, window, life u64 u64 u64, auto_allow_after u16,    → state, left, waited
-              spacing u64, triplet 16 octets, network
+    HELLO          version u16, token 16 octets                         → GREETED version
+    OPEN           lease u64, host interval and tolerance u64 u64,      → outcome, wait
+                   network interval and tolerance u64 u64, concurrent
+                   u32, length of the host u8, host, name
+    CLOSE          lease u64
+    HOLD           lease u64, key
+    TAKE           cost u64, tolerance u64, key                         → 0 or 1, wait
+    GREYLIST       delay, window, life u64 u64 u64, auto_allow_after    → state, left, waited
+                   u16, spacing u64, triplet 16 octets, network
+    OPEN_ACCOUNT   as OPEN, with interval and tolerance u64 u64 of each → grants, outcome, wait
+                   of the five budgets before the length of the host
+    SETTLE         lease u64, spent of each budget 5 u64, wanted of     → grants, code, wait
+                   each prepaid one 3 u64
+    CLOSE_ACCOUNT  lease u64, spent of each budget 5 u64
+    HOLD_ACCOUNT   lease u64, 1 where open connections are limited u8,
+                   interval and tolerance u64 u64 of each budget,
+                   length of the host u8, host, name
 
 Commands with an arrow have one reply, in their order: a record of fixed size, a code and two
-numbers. HELLO comes first. Its token names the worker: a second connection with the same token
-takes the place of the first, whose leases end at once. Leases have numbers of the worker's
-choice; they end with CLOSE or with the connection, and HOLD counts one again after a restart.
+numbers. Before it come, where a session has an account of its budgets, three records GRANTS:
+their six numbers are what it may spend of each budget, and a 0. A connection that is refused
+has none.
+
+HELLO comes first. Its token names the worker: a second connection with the same token takes the
+place of the first, whose leases end at once. Leases have numbers of the worker's choice; they
+end with their CLOSE or with the connection, and HOLD counts one again after a restart. What was
+reserved for a lease is given back when it ends, whatever ends it; one that is held again has
+nothing reserved, and what it spends is charged when it settles.
 
 Both sides are of one version and one machine. Anything malformed closes the connection.
 """
@@ -27,10 +41,14 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from preforkmx.state.decisions import ConnectionLimits
+from preforkmx.state.decisions import PREPAID
 
-VERSION: Final = 1
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from preforkmx.state.decisions import ConnectionLimits, Spent
+
+VERSION: Final = 2
 TOKEN_SIZE: Final = 16
 
 HELLO: Final = 1
@@ -39,8 +57,14 @@ CLOSE: Final = 3
 HOLD: Final = 4
 TAKE: Final = 5
 GREYLIST: Final = 6
+OPEN_ACCOUNT: Final = 7
+SETTLE: Final = 8
+CLOSE_ACCOUNT: Final = 9
+HOLD_ACCOUNT: Final = 10
 
-#: The code of the reply to HELLO: no decision has it.
+#: The code of the records of grants before a reply; no decision has it, nor a higher one.
+GRANTS: Final = 254
+#: The code of the reply to HELLO.
 GREETED: Final = 255
 
 # The bodies of the commands behind length and command octet; "x" below stands for those two.
@@ -49,15 +73,25 @@ OPEN_BODY: Final = Struct("<2xQQQQQIB")
 LEASE_BODY: Final = Struct("<2xQ")
 TAKE_BODY: Final = Struct("<2xQQ")
 GREYLIST_BODY: Final = Struct("<2xQQQHQ16s")
+OPEN_ACCOUNT_BODY: Final = Struct("<2xQQQQQI10QB")
+SETTLE_BODY: Final = Struct("<2xQ5Q3Q")
+CLOSE_ACCOUNT_BODY: Final = Struct("<2xQ5Q")
+HOLD_ACCOUNT_BODY: Final = Struct("<2xQB10QB")
 
 #: A reply: a code and two numbers.
 REPLY: Final = Struct("<BQQ")
+#: A reply with its grants.
+REPLY_WITH_GRANTS: Final = Struct("<BQQBQQBQQBQQ")
 
 _HELLO: Final = Struct(f"<BBH{TOKEN_SIZE}s")
 _OPEN: Final = Struct("<BBQQQQQIB")
 _LEASE: Final = Struct("<BBQ")
 _TAKE: Final = Struct("<BBQQ")
 _GREYLIST: Final = Struct("<BBQQQHQ16s")
+_OPEN_ACCOUNT: Final = Struct("<BBQQQQQI10QB")
+_SETTLE: Final = Struct("<BBQ5Q3Q")
+_CLOSE_ACCOUNT: Final = Struct("<BBQ5Q")
+_HOLD_ACCOUNT: Final = Struct("<BBQB10QB")
 
 
 def hello(token: bytes) -> bytes:
@@ -67,18 +101,46 @@ def hello(token: bytes) -> bytes:
 
 def open_connection(lease: int, host: bytes, limits: ConnectionLimits) -> bytes:
     """Return the frame of :meth:`~preforkmx.state.decisions.Store.open_connection`."""
-    size = _OPEN.size - 1 + len(host) + len(limits.key)
-    return _OPEN.pack(size, OPEN, lease, *limits.numbers[:5], len(host)) + host + limits.key
+    key = limits.key
+    if limits.budget_numbers:
+        size = _OPEN_ACCOUNT.size - 1 + len(host) + len(key)
+        return (
+            _OPEN_ACCOUNT.pack(size, OPEN_ACCOUNT, lease, *limits.numbers, len(host)) + host + key
+        )
+    size = _OPEN.size - 1 + len(host) + len(key)
+    return _OPEN.pack(size, OPEN, lease, *limits.connection_numbers, len(host)) + host + key
+
+
+def settle(lease: int, spent: Spent, want: Spent) -> bytes:
+    """Return the frame of :meth:`~preforkmx.state.decisions.Store.settle`."""
+    return _SETTLE.pack(_SETTLE.size - 1, SETTLE, lease, *spent, *want[:PREPAID])
 
 
 def close(lease: int) -> bytes:
-    """Return the frame that gives a lease back."""
+    """Return the frame that gives a lease without an account back, or one nobody spent on."""
     return _LEASE.pack(_LEASE.size - 1, CLOSE, lease)
+
+
+def close_account(lease: int, spent: Spent) -> bytes:
+    """Return the frame that books what a session spent, and gives its lease back."""
+    return _CLOSE_ACCOUNT.pack(_CLOSE_ACCOUNT.size - 1, CLOSE_ACCOUNT, lease, *spent)
 
 
 def hold(lease: int, key: bytes) -> bytes:
     """Return the frame that counts a lease again."""
     return _LEASE.pack(_LEASE.size - 1 + len(key), HOLD, lease) + key
+
+
+def hold_account(lease: int, host: bytes, limits: ConnectionLimits) -> bytes:
+    """Return the frame that counts a lease with an account again."""
+    key = limits.key
+    size = _HOLD_ACCOUNT.size - 1 + len(host) + len(key)
+    counted = 0 if limits.concurrent is None else 1
+    return (
+        _HOLD_ACCOUNT.pack(size, HOLD_ACCOUNT, lease, counted, *limits.budget_numbers, len(host))
+        + host
+        + key
+    )
 
 
 def take(cost: int, tolerance: int, key: bytes) -> bytes:
@@ -90,3 +152,14 @@ def greylist(numbers: tuple[int, int, int, int, int], triplet: bytes, network: b
     """Return the frame of :meth:`~preforkmx.state.decisions.Store.greylist`."""
     size = _GREYLIST.size - 1 + len(network)
     return _GREYLIST.pack(size, GREYLIST, *numbers, triplet) + network
+
+
+def reply_with_grants(code: int, wait: int, grants: Sequence[int]) -> bytes:
+    """Return a reply and, before it, what the session may spend of each budget."""
+    messages, recipients, auth_failures, octets, errors = grants
+    return REPLY_WITH_GRANTS.pack(
+        *(GRANTS, messages, recipients),
+        *(GRANTS, auth_failures, octets),
+        *(GRANTS, errors, 0),
+        *(code, wait, 0),
+    )

@@ -11,17 +11,29 @@ from contextlib import asynccontextmanager, suppress
 from struct import error as StructError  # noqa: N812 - its own name says nothing
 from typing import TYPE_CHECKING, Final, cast
 
-from preforkmx.state.decisions import LONGEST_SPAN, MICROSECONDS
+from preforkmx.state.decisions import LONGEST_SPAN, MICROSECONDS, NOTHING
 from preforkmx.state.embedded import frames
 from preforkmx.state.embedded.database import GreylistDatabase
-from preforkmx.state.embedded.frames import CLOSE, GREYLIST, HOLD, OPEN, TAKE
+from preforkmx.state.embedded.frames import (
+    CLOSE,
+    CLOSE_ACCOUNT,
+    GREYLIST,
+    HOLD,
+    HOLD_ACCOUNT,
+    OPEN,
+    OPEN_ACCOUNT,
+    SETTLE,
+    TAKE,
+)
 from preforkmx.state.limits import ADMITTED, lease_key
 from preforkmx.state.local import LocalStore
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
+
+    from preforkmx.state.budgets import Account
 
 _log = logging.getLogger("preforkmx.state.store")
 
@@ -38,10 +50,16 @@ _unpack_open: Final = frames.OPEN_BODY.unpack_from
 _unpack_greylist: Final = frames.GREYLIST_BODY.unpack_from
 _unpack_lease: Final = frames.LEASE_BODY.unpack_from
 _unpack_take: Final = frames.TAKE_BODY.unpack_from
+_unpack_open_account: Final = frames.OPEN_ACCOUNT_BODY.unpack_from
+_unpack_settle: Final = frames.SETTLE_BODY.unpack_from
+_unpack_close_account: Final = frames.CLOSE_ACCOUNT_BODY.unpack_from
+_unpack_hold_account: Final = frames.HOLD_ACCOUNT_BODY.unpack_from
 _OPEN_SIZE: Final = frames.OPEN_BODY.size
 _GREYLIST_SIZE: Final = frames.GREYLIST_BODY.size
 _LEASE_SIZE: Final = frames.LEASE_BODY.size
 _TAKE_SIZE: Final = frames.TAKE_BODY.size
+_OPEN_ACCOUNT_SIZE: Final = frames.OPEN_ACCOUNT_BODY.size
+_HOLD_ACCOUNT_SIZE: Final = frames.HOLD_ACCOUNT_BODY.size
 
 _LONGEST: Final = LONGEST_SPAN * MICROSECONDS
 _ACCEPTS_A_WAKEUP: Final = 16
@@ -193,8 +211,8 @@ class _Clients:
 class _Client(asyncio.Protocol):
     """One connected worker: answers its frames as they come, and holds its leases.
 
-    Memory is bounded: at most one unfinished frame is kept; one read makes at most a reply of
-    17 octets for each 18 octets that came, and while the worker does not read its replies
+    Memory is bounded: at most one unfinished frame is kept; one read makes at most as many
+    octets of replies as came, and while the worker does not read its replies
     nothing more is read from it.
     """
 
@@ -202,7 +220,10 @@ class _Client(asyncio.Protocol):
         self._clients = clients
         self._store = clients.store
         self._rest = b""
+        #: Under which key each lease is counted; empty where connections are not.
         self._leases: dict[int, bytes] = {}
+        #: The accounts of those leases that have budgets.
+        self._accounts: dict[int, Account] = {}
         self._transport: asyncio.Transport | None = None
         self.token = b""
 
@@ -222,12 +243,11 @@ class _Client(asyncio.Protocol):
             self._transport.resume_reading()
 
     def end(self) -> None:
-        """Close the connection; its leases are free at once."""
+        """Close the connection; its leases are free at once, and what was reserved for them."""
         self._clients.remove(self)
-        release = self._store.limits.release
-        leases, self._leases = self._leases, {}
-        for key in leases.values():
-            release(key)
+        now = self._store.now()
+        for lease in list(self._leases):
+            self._give_back(lease, NOTHING, now)
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
@@ -284,9 +304,7 @@ class _Client(asyncio.Protocol):
                 reply(_pack_reply(*decide(network, numbers[5], numbers[:5], now)))
             elif command == CLOSE:
                 (lease,) = _unpack_lease(frame)
-                key = self._leases.pop(lease, None)
-                if key is not None:
-                    limits.release(key)
+                self._give_back(lease, NOTHING, now)
             elif command == TAKE:
                 cost, tolerance = _unpack_take(frame)
                 wait = limits.take(b"t" + frame[_TAKE_SIZE:], cost, tolerance, now)
@@ -296,6 +314,15 @@ class _Client(asyncio.Protocol):
                 key = frame[_LEASE_SIZE:]
                 limits.hold(key)
                 self._keep(lease, key)
+            elif command == OPEN_ACCOUNT:
+                reply(self._open_account(frame, now))
+            elif command == SETTLE:
+                reply(self._settle(frame, now))
+            elif command == CLOSE_ACCOUNT:
+                lease, *spent = _unpack_close_account(frame)
+                self._give_back(lease, spent, now)
+            elif command == HOLD_ACCOUNT:
+                self._hold_account(frame)
             else:
                 raise ValueError(f"there is no command {command}")
         self._rest = data[start:]
@@ -309,9 +336,57 @@ class _Client(asyncio.Protocol):
         self.token = token
         return frames.REPLY.pack(frames.GREETED, frames.VERSION, 0)
 
-    def _keep(self, lease: int, key: bytes) -> None:
-        """Note that `key` is held for this worker under the number `lease`."""
+    def _open_account(self, frame: bytes, now: int) -> bytes:
+        lease, *numbers, host_size = _unpack_open_account(frame)
+        at = _OPEN_ACCOUNT_SIZE + host_size
+        host, name = frame[_OPEN_ACCOUNT_SIZE:at], frame[at:]
+        account = self._account(name, host, numbers[5:])
+        outcome, wait = self._store.limits.open(name, host, numbers[:5], now, account)
+        if outcome != ADMITTED:
+            return _pack_reply(outcome, wait, 0)
+        self._keep(lease, lease_key(name, host) if numbers[4] else b"", account, now)
+        return frames.reply_with_grants(ADMITTED, 0, account.grants(now))
+
+    def _settle(self, frame: bytes, now: int) -> bytes:
+        lease, *numbers = _unpack_settle(frame)
+        account = self._accounts.get(lease)
+        if account is None:
+            raise ValueError(f"it has no account with lease {lease}")
+        code, wait = account.settle(numbers[:5], numbers[5:], now)
+        return frames.reply_with_grants(code, wait, account.grants(now))
+
+    def _hold_account(self, frame: bytes) -> None:
+        lease, counted, *numbers, host_size = _unpack_hold_account(frame)
+        at = _HOLD_ACCOUNT_SIZE + host_size
+        host, name = frame[_HOLD_ACCOUNT_SIZE:at], frame[at:]
+        account = self._account(name, host, numbers)
+        key = lease_key(name, host) if counted else b""
+        if key:
+            self._store.limits.hold(key)
+        self._keep(lease, key, account)
+
+    def _account(self, name: bytes, host: bytes, numbers: list[int]) -> Account:
+        if max(numbers) > _LONGEST:
+            raise ValueError("a budget of it takes longer to earn than there is time")
+        return self._store.limits.account(name, host, tuple(numbers))
+
+    def _keep(self, lease: int, key: bytes, account: Account | None = None, now: int = 0) -> None:
+        """Note that `key` is held for this worker under the number `lease`, and its account."""
         if lease in self._leases or len(self._leases) >= MAX_LEASES:
-            self._store.limits.release(key)
+            if key:
+                self._store.limits.release(key)
+            if account is not None:
+                account.close(NOTHING, now)
             raise ValueError(f"it cannot hold lease {lease}")
         self._leases[lease] = key
+        if account is not None:
+            self._accounts[lease] = account
+
+    def _give_back(self, lease: int, spent: Sequence[int], now: int) -> None:
+        key = self._leases.pop(lease, None)
+        if key:
+            self._store.limits.release(key)
+        if self._accounts:
+            account = self._accounts.pop(lease, None)
+            if account is not None:
+                account.close(spent, now)

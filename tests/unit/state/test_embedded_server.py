@@ -45,7 +45,7 @@ async def connected(path):
         frames.hello(TOKEN) + b"\x00",
         frames.hello(TOKEN) + b"\x01\x63",
         frames.hello(TOKEN) + b"\x05" + TAKE[1:6],
-        frames.hello(TOKEN).replace(b"\x01\x01\x00", b"\x01\x02\x00", 1),
+        frames.hello(TOKEN).replace(b"\x01\x02\x00", b"\x01\x03\x00", 1),
         frames.hello(TOKEN) + frames.hold(1, b"key") + frames.hold(1, b"key"),
         frames.hello(TOKEN) + frames.greylist((0, 1 << 63, 1, 0, 0), b"k" * 16, b"n"),
         b"EHLO client.example\r\n" * 100,
