@@ -20,7 +20,7 @@ from tests.integration.waiting import PAUSE
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
 COMMAND = (sys.executable, "-m", "preforkmx")
 START_SECONDS = 30.0
@@ -207,6 +207,16 @@ class Generator:
         async with asyncio.TaskGroup() as group:
             for _ in range(self._sessions):
                 group.create_task(self._client())
+
+    @contextlib.asynccontextmanager
+    async def sending(self) -> AsyncIterator[Load]:
+        """Send meanwhile, and let every client finish what it has begun."""
+        task = asyncio.create_task(self.run())
+        try:
+            yield self.load
+        finally:
+            self.stopping.set()
+            await asyncio.wait_for(task, 60)
 
     async def acknowledged(self, more: int) -> None:
         """Wait until so many more messages are acknowledged."""

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.test_processes import Client, Site, dead, start, until
+from tests.integration.processes import dead
+from tests.integration.sites import Client, Site, start
+from tests.integration.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,14 +47,12 @@ def test_a_worker_that_hangs_when_its_master_is_killed_ends_and_a_restart_serves
         assert client.reply().startswith("220 ")
         assert client.say("HELO client.example.net").startswith("250 ")
         client.socket.sendall(b"MAIL FROM:<hang@example.net>\r\n")
-        until(lambda: site.status()["workers"][0]["loop_lag_ms"] > 500, what="the hang")
+        until(lambda: site.status()["workers"][0]["loop_lag_ms"] > 500, "the hang")
         site.signal(signal.SIGKILL)
         assert site.wait() == -signal.SIGKILL
         killed = time.monotonic()
         assert not refused(site.port), "the worker has closed its socket before"
-        until(
-            lambda: refused(site.port), what="the end of the worker", seconds=HANG_SECONDS + MARGIN
-        )
+        until(lambda: refused(site.port), "the end of the worker", seconds=HANG_SECONDS + MARGIN)
         assert time.monotonic() - killed < HANG_SECONDS + MARGIN
         until(lambda: dead(worker))
         assert client.reply() == ""

@@ -3,321 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import select
 import signal
-import socket
-import subprocess
-import sys
-import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import preforkmx
+from tests.integration.mx import Generator
+from tests.integration.processes import alive, dead, title
+from tests.integration.sites import Client, Site, read_line, replaced, start
+from tests.integration.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.integration
 
-SITE = Path(__file__).with_name("process_site.py")
-PATIENCE = 20.0
-"""Seconds for what takes well under one on an idle machine."""
+__all__ = ["start"]
 
-
-def until(
-    condition: Callable[[], Any], *, what: str = "", seconds: float = PATIENCE, pause: float = 0.02
-) -> Any:
-    """Return what `condition` returns as soon as it is true of something outside."""
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, f"did not happen in {seconds} s: {what or condition}"
-        time.sleep(pause)
-    return result
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def dead(pid: int) -> bool:
-    """Whether a process has ended."""
-    return not alive(pid)
-
-
-def title(pid: int) -> str:
-    """Return what ps shows."""
-    return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
-
-
-class Client:
-    """A plain SMTP client that reads what comes."""
-
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
-        self._buffer = b""
-
-    def reply(self) -> str:
-        """Return the last line of the next reply; "" at the end."""
-        while True:
-            line, end, rest = self._buffer.partition(b"\r\n")
-            if end:
-                self._buffer = rest
-                if line[3:4] != b"-":
-                    return line.decode()
-                continue
-            octets = self.socket.recv(4096)
-            if not octets:
-                return ""
-            self._buffer += octets
-
-    def say(self, line: str) -> str:
-        """Send a command and return its reply."""
-        self.socket.sendall(line.encode() + b"\r\n")
-        return self.reply()
-
-    def begin(self, sender: str = "a@example.net") -> None:
-        """Go to the middle of a transaction."""
-        assert self.reply().startswith("220 ")
-        assert self.say("EHLO client.example.net").startswith("250 ")
-        assert self.say(f"MAIL FROM:<{sender}>").startswith("250 ")
-        assert self.say("RCPT TO:<b@example.com>").startswith("250 ")
-
-    def deliver(self, sender: str = "a@example.net") -> str:
-        """Deliver one message in a connection of its own; return the reply after it."""
-        self.begin(sender)
-        assert self.say("DATA").startswith("354 ")
-        answer = self.say("Subject: x\r\n\r\nx\r\n.")
-        assert self.say("QUIT").startswith("221 ")
-        return answer
-
-    def close(self) -> None:
-        """Close the connection."""
-        self.socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class Site:
-    """A running process_site.py."""
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        self.folder = folder
-        self.settings = {"control": str(folder / "control.sock"), **settings}
-        self.errors = folder / f"stderr-{time.monotonic_ns()}"
-        self.configure()
-        root = str(Path(preforkmx.__file__).parent.parent)
-        with self.errors.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", SITE, folder / "settings.json"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env={**os.environ, "PYTHONPATH": root, "PYTHONDEVMODE": ""},
-                process_group=0,
-            )
-        self.first_status: dict[str, Any] = {}
-        self.pids: set[int] = {self.process.pid}
-
-    def configure(self, **settings: Any) -> None:
-        """Write the settings that the next load reads."""
-        self.settings.update(settings)
-        path = self.folder / "settings.json"
-        path.write_text(json.dumps(self.settings), "utf-8")
-
-    def wait_ready(self) -> Site:
-        """Wait for the announcement."""
-        assert self.process.stdout is not None
-        readable, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
-        line = self.process.stdout.readline() if readable else b""
-        assert line, self.log()
-        self.first_status = json.loads(line)
-        self.note(self.first_status)
-        return self
-
-    @property
-    def port(self) -> int:
-        """The port of the only listener."""
-        return int(self.first_status["listeners"][0]["address"].rpartition(":")[2])
-
-    def log(self) -> str:
-        """Return what was written to stderr so far."""
-        return self.errors.read_text("utf-8")
-
-    def note(self, status: dict[str, Any]) -> None:
-        """Remember whom to end if a test fails."""
-        self.pids |= {worker["pid"] for worker in status["workers"] if worker["pid"]}
-
-    @contextmanager
-    def control(self) -> Iterator[socket.socket]:
-        """Connect to the control socket."""
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(PATIENCE)
-            sock.connect(self.settings["control"])
-            yield sock
-
-    def command(self, name: str) -> dict[str, Any]:
-        """Send one command and return the answer."""
-        with self.control() as sock:
-            sock.sendall(json.dumps({"command": name}).encode() + b"\n")
-            return read_line(sock)
-
-    def status(self) -> dict[str, Any]:
-        """Return the status document."""
-        status = self.command("status")
-        self.note(status)
-        return status
-
-    def workers(self, state: str = "ready") -> dict[int, int]:
-        """Return the pids of the workers in one state, by slot."""
-        return {w["slot"]: w["pid"] for w in self.status()["workers"] if w["state"] == state}
-
-    def children(self) -> list[int]:
-        """Return the pids of all children of the master."""
-        path = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
-        return [int(pid) for pid in Path(path).read_text("ascii").split()]
-
-    def store(self) -> int:
-        """Return the pid of the store process."""
-        (pid,) = [pid for pid in self.children() if title(pid) == "preforkmx: store"]
-        self.pids.add(pid)
-        return pid
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send the master a signal."""
-        self.process.send_signal(number)
-
-    def wait(self) -> int:
-        """Wait for the end and return the exit status."""
-        return self.process.wait(PATIENCE)
-
-    def close(self) -> None:
-        """End everything that is left."""
-        with suppress(FileNotFoundError, ProcessLookupError):
-            self.pids |= set(self.children())
-        self.process.kill()
-        self.process.wait()
-        for pid in self.pids - {self.process.pid}:
-            if alive(pid) and title(pid).startswith("preforkmx: "):
-                os.kill(pid, signal.SIGKILL)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-def replaced(site: Site, pid: int) -> bool:
-    """Whether slot 0 has a ready worker with another pid."""
-    return site.workers().get(0, pid) != pid
-
-
-def read_line(sock: socket.socket) -> dict[str, Any]:
-    """Read one line of JSON."""
-    octets = b""
-    while not octets.endswith(b"\n"):
-        piece = sock.recv(65536)
-        assert piece, "the connection ended before the answer"
-        octets += piece
-    answer: dict[str, Any] = json.loads(octets)
-    return answer
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Start sites, and end them after the test."""
-    with ExitStack() as stack:
-
-        def start(**settings: Any) -> Site:
-            site = Site(tmp_path, **settings)
-            stack.callback(site.close)
-            return site
-
-        yield start
-
-
-class Load:
-    """Clients that come one after the other, in several tasks, until they are stopped.
-
-    Each has its connection, waits for the greeting, and delivers a message.
-    """
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.delivered = 0
-        self.refused = 0
-        self.turned_away = 0
-        self.failures: list[str] = []
-        self._stopped = False
-        self._moved = asyncio.Event()
-
-    def stop(self) -> None:
-        """Let no further client come."""
-        self._stopped = True
-
-    async def reaches(self, delivered: int) -> None:
-        """Wait until so many messages are delivered."""
-        async with asyncio.timeout(PATIENCE):
-            while self.delivered < delivered:
-                self._moved.clear()
-                await self._moved.wait()
-
-    async def run(self, clients: int) -> None:
-        """Run until stopped."""
-        async with asyncio.timeout(PATIENCE):
-            await asyncio.gather(*(self._client() for _ in range(clients)))
-
-    async def _client(self) -> None:
-        while not self._stopped:
-            try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            except ConnectionRefusedError:
-                self.refused += 1
-                await asyncio.sleep(0.01)
-                continue
-            except OSError as error:
-                self.failures.append(f"connect: {error}")
-                continue
-            try:
-                await self._deliver(reader, writer)
-            except (OSError, AssertionError) as error:
-                self.failures.append(f"{type(error).__name__}: {error}")
-            finally:
-                writer.close()
-                with suppress(OSError):
-                    await writer.wait_closed()
-
-    async def _deliver(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for line, code in (
-            (None, "220"),
-            ("HELO client.example.net", "250"),
-            ("MAIL FROM:<a@example.net>", "250"),
-            ("RCPT TO:<b@example.com>", "250"),
-            ("DATA", "354"),
-            ("Subject: x\r\n\r\nx\r\n.", "250"),
-            ("QUIT", "221"),
-        ):
-            if line is not None:
-                writer.write(line.encode() + b"\r\n")
-            answer = (await reader.readline()).decode()
-            if answer.startswith("421 "):
-                self.turned_away += 1
-                return
-            assert answer.startswith(code), f"{line}: {answer!r}"
-            if line is not None and line.endswith("."):
-                self.delivered += 1
-                self._moved.set()
+QUEUED = 20
 
 
 # The start.
@@ -454,15 +164,33 @@ def test_a_stop_during_the_start_ends_with_status_0(start: Callable[..., Site]) 
 # Crashes.
 
 
+def queue_up(site: Site, stack: ExitStack) -> list[Client]:
+    """Connect until so many wait for a worker that is stopped; return these and the others."""
+
+    def queued() -> int:
+        return int(site.status()["listeners"][0]["queued"])
+
+    def placed(client: Client, before: int) -> bool:
+        """Whether another worker greets it, or it is one more in the queue of this one."""
+        return bool(select.select([client.socket], [], [], 0)[0]) or queued() > before
+
+    clients: list[Client] = []
+    # After 3 s there is a stand-in, which would greet them.
+    while (waiting := queued()) < QUEUED:
+        clients.append(stack.enter_context(Client(site.port)))
+        until(partial(placed, clients[-1], waiting))
+    return clients
+
+
 def test_connections_queued_for_a_killed_worker_are_greeted_by_its_replacement(
     start: Callable[..., Site],
 ) -> None:
+    """Each worker in turn, with twenty of them."""
     site = start().wait_ready()
     for slot, pid in site.workers().items():
         os.kill(pid, signal.SIGSTOP)
         with ExitStack() as stack:
-            clients = [stack.enter_context(Client(site.port)) for _ in range(20)]
-            assert until(lambda: site.status()["listeners"][0]["queued"]) > 0
+            clients = queue_up(site, stack)
             os.kill(pid, signal.SIGKILL)
             for client in clients:
                 assert client.deliver().startswith("250 ")
@@ -476,21 +204,21 @@ def test_workers_killed_under_load_lose_nothing_that_was_acknowledged(
     messages.mkdir()
     site = start(messages=str(messages)).wait_ready()
     old = site.workers()
-    load = Load(site.port)
+    generator = Generator(site.port, messages=1)
 
     async def scenario() -> None:
-        running = asyncio.create_task(load.run(10))
-        for pid in old.values():
-            await load.reaches(load.delivered + 50)
-            os.kill(pid, signal.SIGKILL)
-        await load.reaches(load.delivered + 50)
-        load.stop()
-        await running
+        async with generator.sending():
+            for pid in old.values():
+                await generator.acknowledged(50)
+                os.kill(pid, signal.SIGKILL)
+            await generator.acknowledged(50)
 
     asyncio.run(scenario())
-    assert load.refused == 0
-    assert len(load.failures) <= 20, "at most the sessions of the two processes"
-    assert load.delivered <= len(list(messages.iterdir())) <= load.delivered + 20
+    load = generator.load
+    assert (load.refused, load.busy) == (0, 0)
+    assert load.failures <= 20, "at most the sessions of the two processes"
+    acknowledged = len(load.acknowledged)
+    assert acknowledged <= len(list(messages.iterdir())) <= acknowledged + 20
     assert not set(site.workers().values()) & set(old.values())
 
 
@@ -634,22 +362,21 @@ def test_a_drain_under_load_resets_nobody(
     messages = tmp_path / "messages"
     messages.mkdir()
     site = start(messages=str(messages), loop=loop).wait_ready()
-    load = Load(site.port)
+    generator = Generator(site.port, sessions=20, messages=1)
 
     async def scenario() -> None:
-        running = asyncio.create_task(load.run(20))
-        await load.reaches(100)
-        site.signal(signal.SIGTERM)
-        await asyncio.to_thread(site.process.wait, PATIENCE)
-        load.stop()
-        await running
+        async with generator.sending():
+            await generator.acknowledged(100)
+            site.signal(signal.SIGTERM)
+            await asyncio.to_thread(site.process.wait, PATIENCE)
 
     asyncio.run(scenario())
     assert site.wait() == 0
-    assert load.failures == []
+    load = generator.load
+    assert (load.resets, load.lost) == (0, 0)
     assert load.refused > 0, "the port is closed after the drain"
-    assert len(list(messages.iterdir())) == load.delivered
-    assert f"messages {load.delivered}," in site.log()
+    assert len(list(messages.iterdir())) == len(load.acknowledged)
+    assert f"messages {len(load.acknowledged)}," in site.log()
 
 
 def test_a_drain_lets_transactions_finish_and_tells_the_idle(start: Callable[..., Site]) -> None:
@@ -696,8 +423,7 @@ def test_the_queue_of_a_worker_that_crashes_in_the_drain_is_greeted(
     pid = site.workers()[0]
     os.kill(pid, signal.SIGSTOP)
     with ExitStack() as stack:
-        clients = [stack.enter_context(Client(site.port)) for _ in range(20)]
-        assert until(lambda: site.status()["listeners"][0]["queued"]) > 0
+        clients = queue_up(site, stack)
         site.signal(signal.SIGTERM)
         until(lambda: site.status()["state"] == "draining")
         os.kill(pid, signal.SIGKILL)
@@ -767,27 +493,23 @@ def test_a_reload_under_load_fails_nobody(start: Callable[..., Site], tmp_path: 
     messages.mkdir()
     site = start(messages=str(messages)).wait_ready()
     old = site.workers()
-    load = Load(site.port)
+    generator = Generator(site.port, messages=1)
 
     async def scenario() -> None:
-        running = asyncio.create_task(load.run(10))
-        for generation in (2, 3, 4):
-            seen = load.delivered
-            answer = await asyncio.to_thread(site.command, "reload")
-            assert answer == {"ok": True, "generation": generation}
-            await load.reaches(seen + 50)
-        load.stop()
-        await running
+        async with generator.sending():
+            for generation in (2, 3, 4):
+                answer = await asyncio.to_thread(site.command, "reload")
+                assert answer == {"ok": True, "generation": generation}
+                await generator.acknowledged(50)
 
     asyncio.run(scenario())
-    assert load.failures == []
-    assert load.turned_away == 0
-    assert load.refused == 0
-    assert len(list(messages.iterdir())) == load.delivered
+    load = generator.load
+    assert load.failures == 0, load
+    assert len(list(messages.iterdir())) == len(load.acknowledged)
     new = site.workers()
     assert set(new) == set(old)
     assert not set(new.values()) & set(old.values())
-    until(lambda: site.status()["totals"]["messages"] == load.delivered)
+    until(lambda: site.status()["totals"]["messages"] == len(load.acknowledged))
     assert {worker["generation"] for worker in site.status()["workers"]} == {4}
 
 
