@@ -6,11 +6,13 @@ of what a URL names: one server, a primary that sentinels know, or a cluster.
 
 from __future__ import annotations
 
+from preforkmx.state.redis.cluster import ClusterNodes
 from preforkmx.state.redis.link import Access
 from preforkmx.state.redis.nodes import Nodes
 from preforkmx.state.redis.script import Script
+from preforkmx.state.redis.sentinel import SentinelNodes
 from preforkmx.state.redis.single import SingleNodes
-from preforkmx.state.redis.url import SCHEMES, Target, parse
+from preforkmx.state.redis.url import SCHEMES, Kind, Target, parse
 
 __all__ = ["SCHEMES", "Nodes", "Script", "Target", "nodes_for", "parse"]
 
@@ -28,4 +30,16 @@ def nodes_for(target: Target, *, deadline: float = 0.3) -> Nodes:
         target.tls.context() if target.tls is not None else None,
         target.tls.name if target.tls is not None else "",
     )
+    if target.kind is Kind.CLUSTER:
+        return ClusterNodes(target.addresses, access, deadline)
+    if target.kind is Kind.SENTINEL:
+        sentinel_access = Access(
+            target.sentinel_user,
+            target.sentinel_password,
+            tls=access.tls,
+            tls_name=access.tls_name,
+        )
+        return SentinelNodes(
+            target.addresses, target.service, access, sentinel_access, deadline=deadline
+        )
     return SingleNodes(target.addresses[0], access, deadline)

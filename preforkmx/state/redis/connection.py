@@ -79,12 +79,6 @@ class Connection(asyncio.Protocol):
         """Whether it is there and not overdue."""
         return self._transport is not None and not self._overdue
 
-    @property
-    def peer_host(self) -> str:
-        """The address that the connection leads to; empty for a unix socket."""
-        name = self._transport.get_extra_info("peername") if self._transport is not None else None
-        return str(name[0]) if isinstance(name, tuple) else ""
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=MAX_UNSENT)

@@ -309,7 +309,7 @@ async def _reach(
 
 async def _greet(connection: Connection, access: Access) -> None:
     """Say everything that comes first, in one write."""
-    words: list[tuple[Word, ...]] = []
+    words: list[tuple[str | int, ...]] = []
     if access.password:
         words.append(("AUTH", *([access.user] if access.user else []), access.password))
     if access.database:
@@ -352,15 +352,18 @@ _PASSING: Final = frozenset({"LOADING", "BUSY", "MASTERDOWN"})
 
 
 async def ask_once(
-    address: Address, access: Access, deadline: float, *words: Word
-) -> tuple[Any, str]:
-    """Connect, ask one thing, and close: the reply, and the peer's IP address.
+    address: Address,
+    access: Access,
+    deadline: float,
+    *words: Word,
+    resolver: Resolver | None = None,
+) -> Any:
+    """Connect, ask one thing, close, and return the reply.
 
     :raises Unreachable: there is no connection, no reply in time, or an error.
     """
-    connection = await connect(address, access, deadline)
+    connection = await connect(address, access, deadline, resolver)
     try:
-        peer = connection.peer_host
         reply = await connection.ask(pack(*words))
     except StoreUnavailable as exc:
         raise Unreachable(str(exc)) from exc
@@ -370,7 +373,7 @@ async def ask_once(
         raise Unreachable(str(reply))
     if isinstance(reply, ReplyError):
         raise Refused(printable(reply))
-    return reply, peer
+    return reply
 
 
 def printable(error: object) -> str:

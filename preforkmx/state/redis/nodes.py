@@ -101,7 +101,7 @@ class Askers:
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
         self._repeats: set[asyncio.Task[None]] = set()
-        self._reported = -BUG_SECONDS
+        self._bug_reported = -BUG_SECONDS
 
     async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[Word]) -> Any:
         """Run a script, and return its reply."""
@@ -220,6 +220,6 @@ class Askers:
 
     def _report(self, exc: Exception) -> None:
         now = time.monotonic()
-        if now - self._reported >= BUG_SECONDS:
-            self._reported = now
+        if now - self._bug_reported >= BUG_SECONDS:
+            self._bug_reported = now
             _log.error("asking Redis failed in a way it should not", exc_info=exc)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from ipaddress import ip_address
+from typing import Final
+
+#: The most names that are kept; a cluster has as many nodes at most.
+MAX_HOSTS: Final = 1024
 
 
 class Resolver:
@@ -50,3 +54,23 @@ class Resolver:
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(self._host, None, type=socket.SOCK_STREAM)
         return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+class Resolvers:
+    """One :class:`Resolver` for each name."""
+
+    def __init__(self) -> None:
+        self._by_host: dict[str, Resolver] = {}
+
+    def of(self, host: str) -> Resolver:
+        """Return the one for `host`."""
+        if host not in self._by_host:
+            if len(self._by_host) >= MAX_HOSTS:
+                self.close()
+            self._by_host[host] = Resolver(host)
+        return self._by_host[host]
+
+    def close(self) -> None:
+        """Let go of all look-ups."""
+        while self._by_host:
+            self._by_host.popitem()[1].close()
