@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 # The same inputs on each run: whether a change is taken must not depend on luck. TEST_RANDOM=1
 # looks for new ones, and scripts/fuzz does it for as long as one likes.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("random", deadline=None)
 settings.load_profile("random" if os.environ.get("TEST_RANDOM") else "same")
+
+
+@pytest.fixture(scope="session")
+def redis_path() -> Iterator[Path]:
+    """The unix socket of a redis-server that runs as long as this process' tests.
+
+    Each process of pytest-xdist has one of its own. Who uses it empties it first.
+    """
+    from tests.integration.peers.redis_server import redis_socket
+
+    with redis_socket() as path:
+        yield path

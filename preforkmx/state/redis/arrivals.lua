@@ -27,7 +27,7 @@ end
 -- Write what changed. The key lives as long as the latest of all: workers with other limits
 -- may have written the others.
 local function write_arrivals(key)
-    local words, latest = {}, 0
+    local words, latest = {}, now
     for name, arrival in pairs(changed) do
         words[#words + 1] = name
         words[#words + 1] = whole(arrival)
@@ -38,27 +38,27 @@ local function write_arrivals(key)
     for _, arrival in pairs(arrivals) do
         latest = math.max(latest, arrival)
     end
-    if latest <= now then
-        redis.call('DEL', key)
-    else
-        redis.call('HSET', key, unpack(words))
-        redis.call('PEXPIRE', key, px(latest))
-    end
+    redis.call('HSET', key, unpack(words))
+    redis.call('PEXPIRE', key, px(latest))
+end
+
+-- How far a budget has run ahead of the time: of that no sum comes near 2^53, while one with the
+-- time might.
+local function ahead(name)
+    return math.max((arrivals[name] or 0) - now, 0)
 end
 
 -- Charge a budget, whatever is left of it.
 local function charge(name, cost, tolerance)
-    put(name, math.min(math.max(arrivals[name] or 0, now) + cost, now + 2 * tolerance))
+    put(name, now + math.min(ahead(name) + cost, 2 * tolerance))
 end
 
 local function units_left(name, interval, tolerance)
-    local arrival = math.max(arrivals[name] or 0, now)
-    return math.max(0, math.floor((now + tolerance - arrival) / interval))
+    return math.max(0, math.floor((tolerance - ahead(name)) / interval))
 end
 
 local function wait_for_one(name, interval, tolerance)
-    local arrival = math.min(math.max(arrivals[name] or 0, now), now + 2 * tolerance)
-    return wait_for(arrival + interval, tolerance)
+    return math.max(0, math.min(ahead(name), 2 * tolerance) - tolerance + interval)
 end
 
 -- Charge what was spent of a budget, and return what is still reserved: that is charged already.

@@ -12,6 +12,8 @@ import pytest
 from preforkmx.state.decisions import Store, running
 from preforkmx.state.embedded import EmbeddedStore, serve_store
 from preforkmx.state.local import LocalStore
+from preforkmx.state.redis import nodes_for, parse
+from preforkmx.state.redis.store import RedisStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -73,17 +75,27 @@ async def _embedded(directory: Path, clock: Clock) -> AsyncIterator[Store]:
         yield store
 
 
-STORES = {"local": _local, "embedded": _embedded}
+@asynccontextmanager
+async def redis_store(path: Path, clock: Callable[[], float] | None) -> AsyncIterator[RedisStore]:
+    """A store in the Redis at `path`, which is emptied."""
+    nodes = nodes_for(parse(f"unix://{path}"), deadline=30.0)
+    async with running(RedisStore(nodes, clock=clock)) as store:
+        await nodes.command("FLUSHALL")
+        yield store
 
 
-@pytest.fixture(params=list(STORES))
+STORES = {"local": _local, "embedded": _embedded, "redis": redis_store}
+
+
+@pytest.fixture(params=["local", "embedded", pytest.param("redis", marks=pytest.mark.integration)])
 def with_store(request, tmp_path) -> Callable[[Scenario], None]:
     """Run a scenario, ``async def (store, clock)``, on every kind of store."""
+    place = request.getfixturevalue("redis_path") if request.param == "redis" else tmp_path
 
     def run(scenario: Scenario) -> None:
         async def main() -> None:
             clock = Clock()
-            async with STORES[request.param](tmp_path, clock) as store:
+            async with STORES[request.param](place, clock) as store:
                 await scenario(store, clock)
 
         asyncio.run(main())
