@@ -101,7 +101,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=_end_with_parent,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - it takes no lock
             )
         process = self.process
 
@@ -309,6 +309,8 @@ def redis_cluster(*options: str) -> Iterator[Cluster]:
                 (
                     *_NO_FILES,
                     *("--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"),
+                    # A replica is shown once it has received something.
+                    *("--repl-ping-replica-period", "1"),
                     *options,
                 ),
                 folder,
@@ -329,8 +331,10 @@ def _join(nodes: Sequence[Server]) -> None:
         node.ask("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
     for number, node in enumerate(nodes):
         node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-    for node in nodes[1:]:
-        nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port, node.bus_port)
+    # Each is introduced to each: gossip would take its time.
+    for number, node in enumerate(nodes):
+        for other in nodes[:number]:
+            node.ask("CLUSTER", "MEET", "127.0.0.1", other.port, other.bus_port)
     deadline = time.monotonic() + 30
     for primary, replica in zip(primaries, replicas, strict=True):
         identifier = primary.ask("CLUSTER", "MYID")
