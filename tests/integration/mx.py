@@ -221,10 +221,8 @@ class Generator:
     async def acknowledged(self, more: int) -> None:
         """Wait until so many more messages are acknowledged."""
         target = len(self.load.acknowledged) + more
-        async with self._progress:
-            await asyncio.wait_for(
-                self._progress.wait_for(lambda: len(self.load.acknowledged) >= target), 60
-            )
+        async with asyncio.timeout(60 + more / 20), self._progress:
+            await self._progress.wait_for(lambda: len(self.load.acknowledged) >= target)
 
     async def _client(self) -> None:
         while not self.stopping.is_set():
