@@ -109,19 +109,17 @@ class EmbeddedStore:
         number = 0
         if limits.leases:
             self._last_lease = number = self._last_lease + 1
-        code, wait, _, *grants = await self._ask(
-            frames.open_connection(number, host, limits), number
-        )
-        if code != ADMITTED:
-            return refusal(code, wait)
+        reply = await self._ask(frames.open_connection(number, host, limits), number)
+        if reply[0] != ADMITTED:
+            return refusal(reply[0], reply[1])
         if not number:
             return Admission(admitted=True)
         keys = () if limits.concurrent is None else (lease_key(limits.key, host),)
         lease = Lease(number, keys, self, address, limits)
         self._leases[number] = lease
-        if not grants:
+        if not limits.budget_numbers:
             return Admission(admitted=True, lease=lease)
-        return Admission(admitted=True, lease=lease, grants=granted(lease, grants))
+        return Admission(admitted=True, lease=lease, grants=granted(lease, reply[3:]))
 
     async def settle(self, lease: Lease, spent: Spent, want: Spent = NOTHING) -> Settlement:
         """Book what a session spent, and ask whether it may go on.
@@ -156,8 +154,8 @@ class EmbeddedStore:
     async def take(self, limit: Rate, key: str, cost: int = 1) -> Decision:
         """Take `cost` events of the rate `limit` for `key`, or nothing."""
         frame = frames.take(cost_of(limit, cost), limit.tolerance, short_key(key))
-        code, wait, *_ = await self._ask(frame)
-        return Decision(not code, wait / MICROSECONDS)
+        reply = await self._ask(frame)
+        return Decision(not reply[0], reply[1] / MICROSECONDS)
 
     async def greylist(
         self, network: str, sender: str, recipient: str, settings: GreylistSettings

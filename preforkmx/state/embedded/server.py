@@ -312,6 +312,8 @@ class _Client(asyncio.Protocol):
             elif command == HOLD:
                 (lease,) = _unpack_lease(frame)
                 key = frame[_LEASE_SIZE:]
+                if not key:
+                    raise ValueError(f"it holds nothing with lease {lease}")
                 limits.hold(key)
                 self._keep(lease, key)
             elif command == OPEN_ACCOUNT:
