@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+from tests.integration.mx import program
 from tests.integration.waiting import until
 
 GONE = (FileNotFoundError, ProcessLookupError)
@@ -67,3 +69,14 @@ def resident(pid: int) -> int:
     found = re.search(r"^RssAnon:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found is not None, f"process {pid} has no memory of its own"
     return int(found[1]) * 1024
+
+
+def backlogs(port: int) -> list[int]:
+    """Return the backlog of every socket that listens on a port, as ``ss -ltn`` shows it."""
+    shown = subprocess.run(
+        [program("ss"), "-H", "-l", "-t", "-n", f"sport = :{port}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return [int(line.split()[2]) for line in shown.splitlines()]
