@@ -10,7 +10,8 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from tests.integration.redis_servers import Server
 
 # The same inputs on each run: whether a change is taken must not depend on luck. TEST_RANDOM=1
 # looks for new ones, and scripts/fuzz does it for as long as one likes.
@@ -20,12 +21,12 @@ settings.load_profile("random" if os.environ.get("TEST_RANDOM") else "same")
 
 
 @pytest.fixture(scope="session")
-def redis_path() -> Iterator[Path]:
-    """The unix socket of a redis-server that runs as long as this process' tests.
+def redis() -> Iterator[Server]:
+    """A redis-server that runs as long as this process' tests.
 
     Each process of pytest-xdist has one of its own. Who uses it empties it first.
     """
-    from tests.integration.peers.redis_server import redis_socket
+    from tests.integration.redis_servers import redis_server
 
-    with redis_socket() as path:
-        yield path
+    with redis_server() as server:
+        yield server

@@ -144,11 +144,11 @@ class AlikeMachine(RuleBasedStateMachine):
         assert local == redis
 
 
-def test_redis_decides_as_the_engine_in_memory_does(redis_path, monkeypatch):
+def test_redis_decides_as_the_engine_in_memory_does(redis, monkeypatch):
     # In memory an expired entry may be dropped, or be there still when the clock is set back.
     monkeypatch.setattr(ExpiringMap, "_make_room", lambda self, now: None)
     with asyncio.Runner() as runner:
         run_state_machine_as_test(
-            lambda: AlikeMachine(runner, nodes_for(parse(f"unix://{redis_path}"), deadline=30.0)),
+            lambda: AlikeMachine(runner, nodes_for(parse(f"unix://{redis.path}"), deadline=30.0)),
             settings=settings(max_examples=60, stateful_step_count=60, deadline=None),
         )

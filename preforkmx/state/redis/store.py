@@ -184,6 +184,7 @@ class RedisStore:
         :raises StoreUnavailable: as ever, or the lease has ended, or is another store's.
         """
         check_spent(spent)
+        check_spent(want)
         if lease not in self._held or lease.limits is None:
             raise no_such_lease()
         numbers = lease.limits.budget_numbers

@@ -76,21 +76,22 @@ async def _embedded(directory: Path, clock: Clock) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
-async def redis_store(path: Path, clock: Callable[[], float] | None) -> AsyncIterator[RedisStore]:
-    """A store in the Redis at `path`, which is emptied."""
+async def _redis(path: Path, clock: Clock) -> AsyncIterator[Store]:
     nodes = nodes_for(parse(f"unix://{path}"), deadline=30.0)
     async with running(RedisStore(nodes, clock=clock)) as store:
         await nodes.command("FLUSHALL")
         yield store
 
 
-STORES = {"local": _local, "embedded": _embedded, "redis": redis_store}
+STORES = {"local": _local, "embedded": _embedded, "redis": _redis}
 
 
 @pytest.fixture(params=["local", "embedded", pytest.param("redis", marks=pytest.mark.integration)])
 def with_store(request, tmp_path) -> Callable[[Scenario], None]:
     """Run a scenario, ``async def (store, clock)``, on every kind of store."""
-    place = request.getfixturevalue("redis_path") if request.param == "redis" else tmp_path
+    place = tmp_path
+    if request.param == "redis":
+        place = request.getfixturevalue("redis").path
 
     def run(scenario: Scenario) -> None:
         async def main() -> None:
