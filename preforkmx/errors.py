@@ -35,6 +35,7 @@ class SMTPError(PreforkmxError):
     :param enhanced: the enhanced status code of RFC 3463 as three numbers; ``None`` means
         x.0.0 of the code's class. It is sent to clients that greeted with EHLO (RFC 2034).
     :param close: close the session after the reply; 421 always does (RFC 5321 section 3.8).
+    :param limit: the name of the limit that is reached, for the log; ``""``: none is.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class SMTPError(PreforkmxError):
         *,
         enhanced: tuple[int, int, int] | None = None,
         close: bool = False,
+        limit: str = "",
     ) -> None:
         if not 400 <= code <= 599:
             raise ValueError(f"an SMTPError has a code from 400 to 599, not {code}")
@@ -54,6 +56,7 @@ class SMTPError(PreforkmxError):
         self.message = message
         self.enhanced = enhanced if enhanced is not None else (code // 100, 0, 0)
         self.close = close or code == 421
+        self.limit = limit
 
     def __str__(self) -> str:
         return f"{self.code} {'.'.join(map(str, self.enhanced))} {self.message}"

@@ -33,6 +33,9 @@ class Reply:
 
     __slots__ = ("_charset", "close", "code", "enhanced", "extended", "lines", "plain")
 
+    limit: str = ""
+    """The name of the limit that is reached, for the log; ``""``: none is."""
+
     def __init__(
         self,
         code: int,
@@ -57,6 +60,8 @@ class Reply:
     @classmethod
     def from_error(cls, error: SMTPError) -> Reply:
         """Return the reply that a hook asked for."""
+        if error.limit:
+            return _LimitReply(error)
         return cls(error.code, error.message, enhanced=error.enhanced, close=error.close)
 
     def closing(self) -> Reply:
@@ -115,6 +120,16 @@ class Reply:
 
     def __repr__(self) -> str:
         return f"<Reply {self.text}{' and close' if self.close else ''}>"
+
+
+class _LimitReply(Reply):
+    """The reply of a limit: few replies pay for its name."""
+
+    __slots__ = ("limit",)
+
+    def __init__(self, error: SMTPError) -> None:
+        super().__init__(error.code, error.message, enhanced=error.enhanced, close=error.close)
+        self.limit = error.limit
 
 
 # --- success -----------------------------------------------------------------------------

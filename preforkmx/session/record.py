@@ -21,6 +21,7 @@ class Record:
         "_about_peer",
         "_about_text",
         "_by",
+        "_limit",
         "_log",
         "_refused",
         "_reply",
@@ -41,6 +42,7 @@ class Record:
         self._started = monotonic()
         self._reply: Reply | None = None
         self._by: str | None = None
+        self._limit = ""
         self._refused = 0
         self.transactions = 0
 
@@ -71,7 +73,13 @@ class Record:
         self._log.emit(
             "refused",
             self._who,
-            self._log.render(tls=tls, verdict=verdict(reply), by=by, reply=reply.text),
+            self._log.render(
+                tls=tls,
+                verdict=verdict(reply),
+                by=by,
+                limit=reply.limit or None,
+                reply=reply.text,
+            ),
         )
 
     def auth_refused(self, peer: Peer, reply: Reply, by: str | None, mechanism: str) -> None:
@@ -80,7 +88,13 @@ class Record:
             "auth",
             self._who,
             self._about(peer),
-            self._log.render(mechanism=mechanism, verdict=verdict(reply), by=by, reply=reply.text),
+            self._log.render(
+                mechanism=mechanism,
+                verdict=verdict(reply),
+                by=by,
+                limit=reply.limit or None,
+                reply=reply.text,
+            ),
         )
 
     def recipient_refused(self, reply: Reply, by: str | None) -> None:
@@ -88,6 +102,7 @@ class Record:
         self._refused += 1
         self._reply = reply
         self._by = by
+        self._limit = reply.limit or self._limit
 
     def transaction(
         self,
@@ -133,6 +148,7 @@ class Record:
                 size=size,
                 verdict=outcome,
                 by=by,
+                limit=(reply.limit if reply is not None else "") or self._limit or None,
                 rejected=rejected,
                 # That of an accepted message says nothing but its id again.
                 reply=reply.text if reply is not None and outcome != "accepted" else None,
@@ -143,6 +159,7 @@ class Record:
         self.transactions += 1
         self._refused = 0
         self._reply = self._by = None
+        self._limit = ""
 
     def ended(self, peer: Peer, how: str, *, messages: int, errors: int) -> None:
         """The session is over.

@@ -43,9 +43,7 @@ def test_a_sender_comes_and_goes_and_the_values_stay():
 def test_bind_gives_a_session_its_own_and_keeps_the_values():
     draining, closed = Signal(), Signal()
     base = Context({"a": 1}).with_sender("left@over.example")
-    bound = base.bind(
-        SessionInfo("s1", logging.getLogger("x"), draining, closed)
-    )
+    bound = base.bind(SessionInfo("s1", logging.getLogger("x"), draining, closed))
     assert (bound.session_id, bound.sender, bound.value("a")) == ("s1", None, 1)
     assert (bound.draining, bound.closed) == (draining, closed)
     derived = bound.with_value("b", 2)

@@ -119,7 +119,7 @@ def test_a_blocked_host_costs_no_store_operation(store, clock):
 
 
 def test_who_is_blocked_is_remembered_within_bounds(store, clock, monkeypatch):
-    module = import_module("preforkmx.middleware.rate_limit")
+    module = import_module("preforkmx.middleware.blocked")
     monkeypatch.setattr(module, "MAX_BLOCKED", 100)
     limited = rate_limit(store, connections=Rate(1, 100.0, 1), clock=clock)
     # An IPv6 /64 each: no attacker is short of them.
