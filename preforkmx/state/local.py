@@ -104,6 +104,7 @@ class LocalStore:
         :raises StoreUnavailable: the lease has ended, or is another store's.
         """
         check_spent(spent)
+        check_spent(want)
         if lease.store is not self or lease.id not in self._held:
             raise no_such_lease()
         account = self._held[lease.id]
@@ -115,12 +116,13 @@ class LocalStore:
 
     async def close_connection(self, lease: Lease, spent: Spent = NOTHING) -> None:
         """Book what the session spent, and give `lease` back. A second time does nothing."""
+        if spent is not NOTHING:
+            check_spent(spent)
         if lease.store is self and lease.id in self._held:
             account = self._held.pop(lease.id)
             for key in lease.keys:
                 self.limits.release(key)
             if account is not None:
-                check_spent(spent)
                 account.close(spent, self.now())
                 lease.reserved = (0,) * PREPAID
 

@@ -8,9 +8,25 @@ from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    rule,
+)
 
-from preforkmx.state.decisions import ConnectionLimits, GreylistSettings, GreylistState, Rate
+from preforkmx.state.decisions import (
+    BUDGETS,
+    NOTHING,
+    PREPAID,
+    ConnectionLimits,
+    GreylistSettings,
+    GreylistState,
+    Rate,
+    Spent,
+)
 from preforkmx.state.embedded import frames
 from preforkmx.state.embedded.server import MAX_LEASES, _Client, _Clients
 from preforkmx.state.expiring import ExpiringMap
@@ -226,10 +242,186 @@ class LeaseMachine(RuleBasedStateMachine):
         assert self.store.limits.leases == sum(self.open.values())
 
 
+class _Bucket:
+    """One budget written down naively: how many units are left, in parts of a unit.
+
+    A unit has `interval` parts, and one part is earned every µs.
+    """
+
+    def __init__(self, rate):
+        self.unit = rate.interval
+        self.most = rate.tolerance
+        self.level = self.most
+
+    def wait(self, microseconds):
+        self.level = min(self.most, self.level + microseconds)
+
+    def add(self, units):
+        self.level = max(-self.most, min(self.most, self.level + units * self.unit))
+
+    @property
+    def left(self):
+        return max(0, self.level // self.unit)
+
+    @property
+    def wait_for_one(self):
+        return max(0, self.unit - self.level)
+
+
+class BudgetMachine(RuleBasedStateMachine):
+    """However sessions open, settle and close: the store against buckets of units.
+
+    And no prepaid budget ever gives more than its burst and what it earns, sessions that spend
+    no more than they were granted provided.
+    """
+
+    sessions = Bundle("sessions")
+    amounts = st.tuples(*(st.integers(0, 6) for _ in BUDGETS))
+
+    @initialize(
+        limits=st.builds(
+            ConnectionLimits,
+            name=st.just("in"),
+            host=st.none() | rates,
+            **{budget: st.none() | rates for budget in BUDGETS},
+        )
+    )
+    def begin(self, limits):
+        self.limits = limits
+        self.now = self.began = NOW
+        # Not the clock: seconds as a float would round the microseconds.
+        self.store = LocalStore()
+        self.store.now = lambda: self.now
+        self.host = None if limits.host is None else _Bucket(limits.host)
+        self.buckets = {
+            index: _Bucket(rate) for index, rate in enumerate(limits.budgets) if rate is not None
+        }
+        self.reserved = {}
+        self.honest = {index: 0 for index in self.buckets if index < PREPAID}
+        self.debtors = set()
+        # When, and how much was spent and was reserved, at each step.
+        self.history = [(NOW, dict(self.honest), dict(self.honest))]
+
+    def _expected_grants(self, reserved):
+        return {
+            index: reserved.get(index, 0) if index < PREPAID else bucket.left
+            for index, bucket in self.buckets.items()
+        }
+
+    def _check_grants(self, grants, reserved):
+        expected = self._expected_grants(reserved)
+        assert {index: grants[index] for index in self.buckets} == expected
+
+    def _check_refusal(self, limit, wait, waits):
+        longest = max(waits.values())
+        assert waits[limit] == longest
+        assert round(wait * 1_000_000) == longest
+
+    def _book(self, reserved, spent):
+        for index, bucket in self.buckets.items():
+            units = spent[index]
+            if index < PREPAID:
+                covered = min(units, reserved[index])
+                reserved[index] -= covered
+                if units > covered:
+                    self.debtors.add(index)
+                self.honest[index] += units
+                units -= covered
+            bucket.add(-units)
+
+    def _note(self):
+        held = {
+            index: sum(reserved[index] for reserved in self.reserved.values())
+            for index in self.honest
+        }
+        self.history.append((self.now, dict(self.honest), held))
+
+    @rule(microseconds=st.integers(0, 5_000_000))
+    def wait(self, microseconds):
+        self.now += microseconds
+        for bucket in self.buckets.values():
+            bucket.wait(microseconds)
+        if self.host is not None:
+            self.host.wait(microseconds)
+
+    @rule(target=sessions)
+    def open(self):
+        admission = _at_once(self.store.open_connection(IPv4Address(1), self.limits))
+        waits = {BUDGETS[index]: bucket.wait_for_one for index, bucket in self.buckets.items()}
+        if self.host is not None:
+            waits["connections"] = self.host.wait_for_one
+        assert admission.admitted == (not any(waits.values()))
+        if not admission.admitted:
+            self._check_refusal(admission.limit, admission.wait, waits)
+            return None
+        if self.host is not None:
+            self.host.add(-1)
+        if not self.buckets:
+            assert admission.lease is None
+            return None
+        reserved = {index: min(1, 2 - index) for index in self.honest}  # 1, 1 and 0
+        for index, units in reserved.items():
+            self.buckets[index].add(-units)
+        self.reserved[admission.lease] = reserved
+        self._check_grants(admission.grants, reserved)
+        self._note()
+        return admission.lease
+
+    @rule(lease=sessions, amounts=amounts, want=amounts, honest=st.booleans())
+    def settle(self, lease, amounts, want, honest):
+        if lease not in self.reserved:
+            return
+        reserved = self.reserved[lease]
+        if honest:
+            amounts = [min(units, reserved.get(n, units)) for n, units in enumerate(amounts)]
+        self._book(reserved, amounts)
+        settled = _at_once(self.store.settle(lease, Spent(*amounts), Spent(*want)))
+        short, waits = {}, {"": 0}
+        for index, bucket in self.buckets.items():
+            if index >= PREPAID:
+                waits[BUDGETS[index]] = bucket.wait_for_one
+            elif want[index] > reserved[index]:
+                short[index] = min(want[index] - reserved[index], max(1, bucket.left // 4))
+                waits[BUDGETS[index]] = bucket.wait_for_one
+        assert settled.allowed == (not any(waits.values()))
+        self._check_refusal(settled.limit, settled.wait, waits)
+        if settled.allowed:
+            for index, units in short.items():
+                self.buckets[index].add(-units)
+                reserved[index] += units
+        self._check_grants(settled.grants, reserved)
+        self._note()
+
+    @rule(lease=consumes(sessions), amounts=amounts, honest=st.booleans())
+    def close(self, lease, amounts, honest):
+        if lease not in self.reserved:
+            return
+        reserved = self.reserved.pop(lease)
+        if honest:
+            amounts = [min(units, reserved.get(n, units)) for n, units in enumerate(amounts)]
+        self._book(reserved, amounts)
+        _at_once(self.store.close_connection(lease, Spent(*amounts)))
+        for index, units in reserved.items():
+            self.buckets[index].add(units)
+        self._note()
+
+    def teardown(self):
+        # Over any span: spent ≤ burst + what is earned + what was reserved before it.
+        for index in self.honest:
+            if index in self.debtors:
+                continue
+            rate = self.limits.budgets[index]
+            for first, (began, before, held) in enumerate(self.history):
+                for ended, after, _ in self.history[first + 1 :]:
+                    units = after[index] - before[index] - held[index] - rate.burst
+                    assert units * rate.interval <= ended - began
+
+
 TestMap = MapMachine.TestCase
 TestGreylist = GreylistMachine.TestCase
 TestLeases = LeaseMachine.TestCase
-TestMap.settings = TestGreylist.settings = TestLeases.settings = settings(
+TestBudgets = BudgetMachine.TestCase
+TestMap.settings = TestGreylist.settings = TestLeases.settings = TestBudgets.settings = settings(
     max_examples=60, stateful_step_count=60, deadline=None
 )
 
@@ -257,10 +449,23 @@ def _client(clients):
 
 numbers = st.integers(0, (1 << 64) - 1)
 small = st.integers(0, 1 << 40)
+spent = st.builds(Spent, numbers, numbers, numbers, numbers, numbers) | st.just(NOTHING)
+budgeted = st.builds(
+    ConnectionLimits,
+    name=st.text(max_size=8),
+    concurrent=st.none() | st.integers(1, 3),
+    messages=st.none() | rates,
+    octets=rates,
+)
+few = st.integers(1, 4)
 commands = st.one_of(
     st.builds(frames.take, numbers, numbers, st.binary(max_size=80)),
     st.builds(frames.hold, small, st.binary(max_size=80)),
-    st.builds(frames.close, small),
+    st.builds(frames.close, small | few),
+    st.builds(frames.settle, few, spent, spent),
+    st.builds(frames.close_account, few, spent),
+    st.builds(frames.hold_account, few, st.binary(min_size=4, max_size=8), budgeted),
+    st.builds(frames.open_connection, few, st.binary(min_size=4, max_size=8), budgeted),
     st.builds(
         frames.greylist,
         st.tuples(numbers, small, small, st.integers(0, 9), numbers),
@@ -300,6 +505,7 @@ def test_no_octets_bring_the_store_process_down_and_pieces_change_nothing(stream
         assert wire.octets == other_wire.octets
         assert len(client._rest) <= 255
         assert len(client._leases) <= MAX_LEASES
+        assert client._accounts.keys() <= client._leases.keys()
     for one in (client, other):
         one.connection_lost(None)
     assert whole.store.limits.leases == pieces.store.limits.leases == 0

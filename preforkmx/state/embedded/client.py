@@ -143,11 +143,12 @@ class EmbeddedStore:
 
         Never fails: without a connection it has ended already, and nothing is booked.
         """
+        if spent is not NOTHING:
+            check_spent(spent)
         if lease.store is self and self._leases.pop(lease.id, None) is not None:
             if lease.limits is None or not lease.limits.budget_numbers:
                 self._tell(frames.close(lease.id))
             else:
-                check_spent(spent)
                 lease.reserved = (0,) * PREPAID
                 self._tell(frames.close_account(lease.id, spent))
 

@@ -6,12 +6,22 @@ from ipaddress import ip_address
 
 import pytest
 
+from preforkmx.errors import StoreUnavailable
 from preforkmx.state.decisions import (
+    BUDGETS,
     CONCURRENT_WAIT,
+    LONGEST_NAME,
+    LONGEST_SPAN,
+    NOTHING,
+    PREPAID,
+    UNLIMITED,
+    WITHOUT_LIMIT,
     ConnectionLimits,
     GreylistSettings,
     GreylistState,
+    Lease,
     Rate,
+    Spent,
 )
 from preforkmx.state.greylisting import NEW_TRIPLETS
 from preforkmx.state.local import LocalStore
@@ -212,9 +222,8 @@ def test_closing_a_lease_twice_frees_one_place(with_store):
 def test_a_lease_of_another_store_frees_no_place(with_store):
     async def scenario(store, clock):
         limits = ConnectionLimits("in", concurrent=1)
-        foreign = (await LocalStore(clock).open_connection(HOST, limits)).lease
         own = (await store.open_connection(HOST, limits)).lease
-        assert own.id == foreign.id
+        foreign = Lease(own.id, own.keys, LocalStore(clock), own.address, limits)
         await store.close_connection(foreign)
         assert not (await store.open_connection(HOST, limits)).admitted
 
@@ -244,6 +253,330 @@ def test_a_host_is_an_ipv4_address_or_an_ipv6_64(with_store, address, same, othe
         assert (await store.open_connection(ip_address(address), limits)).admitted
         assert not (await store.open_connection(ip_address(same), limits)).admitted
         assert (await store.open_connection(ip_address(other), limits)).admitted
+
+    with_store(scenario)
+
+
+# --- budgets ------------------------------------------------------------------------------------
+
+TEN = Rate(count=1, period=10.0, burst=10)
+EACH = ConnectionLimits(
+    "in", messages=TEN, recipients=TEN, auth_failures=TEN, octets=TEN, errors=TEN
+)
+
+
+def test_a_session_begins_with_a_message_and_a_recipient_and_may_spend_what_is_left(with_store):
+    async def scenario(store, clock):
+        admission = await store.open_connection(HOST, EACH)
+        assert admission.grants == Spent(1, 1, 0, 10, 10)
+        assert admission.lease.reserved == (1, 1, 0)
+        some = ConnectionLimits("some", recipients=TEN, errors=TEN)
+        admission = await store.open_connection(HOST, some)
+        assert admission.grants == Spent(UNLIMITED, 1, UNLIMITED, UNLIMITED, 10)
+        assert admission.lease.reserved == (0, 1, 0)
+        none = ConnectionLimits("none", concurrent=3)
+        admission = await store.open_connection(HOST, none)
+        assert admission.grants == WITHOUT_LIMIT
+        settled = await store.settle(admission.lease, Spent(9, 9, 9, 9, 9), Spent(9, 9, 9))
+        assert (settled.allowed, settled.grants) == (True, WITHOUT_LIMIT)
+
+    with_store(scenario)
+
+
+@pytest.mark.parametrize("budget", range(len(BUDGETS)))
+def test_a_budget_of_which_no_unit_is_left_refuses_a_connection_and_names_its_wait(
+    with_store, budget
+):
+    async def scenario(store, clock):
+        lease = (await store.open_connection(HOST, EACH)).lease
+        spent = [0] * len(BUDGETS)
+        spent[budget] = 10
+        await store.close_connection(lease, Spent(*spent))
+        refused = await store.open_connection(HOST, EACH)
+        assert (refused.admitted, refused.lease) == (False, None)
+        assert (refused.limit, refused.wait) == (BUDGETS[budget], 10.0)
+        assert (await store.open_connection(NEIGHBOUR, EACH)).admitted
+        clock.advance(9.0)
+        assert (await store.open_connection(HOST, EACH)).wait == 1.0
+        clock.advance(1.0)
+        assert (await store.open_connection(HOST, EACH)).admitted
+
+    with_store(scenario)
+
+
+def test_the_budget_that_lasts_longest_is_the_one_that_is_named(with_store):
+    async def scenario(store, clock):
+        limits = ConnectionLimits(
+            "in",
+            host=Rate(1, 20.0, 1),
+            octets=Rate(1, 30.0, 1),
+            errors=Rate(1, 40.0, 1),
+            concurrent=1,
+        )
+        lease = (await store.open_connection(HOST, limits)).lease
+        refused = await store.open_connection(HOST, limits)
+        assert (refused.limit, refused.wait) == ("connections", 20.0)
+        settled = await store.settle(lease, Spent(octets=1, errors=1))
+        assert (settled.allowed, settled.limit, settled.wait) == (False, "errors", 40.0)
+        refused = await store.open_connection(HOST, limits)
+        assert (refused.limit, refused.wait) == ("errors", 40.0)
+
+    with_store(scenario)
+
+
+def test_a_connection_that_is_refused_reserves_nothing(with_store):
+    async def scenario(store, clock):
+        limits = ConnectionLimits("in", concurrent=1, messages=Rate(1, 10.0, 2))
+        held = (await store.open_connection(HOST, limits)).lease
+        for _ in range(5):
+            assert (await store.open_connection(HOST, limits)).limit == "concurrent"
+        settled = await store.settle(held, NOTHING, Spent(messages=2))
+        assert (settled.allowed, settled.grants.messages) == (True, 2)
+
+        once = ConnectionLimits("once", host=Rate(1, 10.0, 1), messages=Rate(1, 10.0, 2))
+        held = (await store.open_connection(HOST, once)).lease
+        for _ in range(5):
+            assert (await store.open_connection(HOST, once)).limit == "connections"
+        assert (await store.settle(held, NOTHING, Spent(messages=2))).grants.messages == 2
+
+    with_store(scenario)
+
+
+def test_what_is_exhausted_charges_no_other_limit(with_store):
+    async def scenario(store, clock):
+        limits = ConnectionLimits(
+            "in", host=Rate(1, 5.0, 2), network=Rate(1, 5.0, 9), concurrent=9, errors=TEN
+        )
+        lease = (await store.open_connection(HOST, limits)).lease
+        await store.close_connection(lease, Spent(errors=10))
+        for _ in range(20):
+            assert (await store.open_connection(HOST, limits)).limit == "errors"
+        for last in range(8):
+            address = ip_address(f"192.0.2.{10 + last}")
+            assert (await store.open_connection(address, limits)).admitted
+        clock.advance(10.0)
+        assert (await store.open_connection(HOST, limits)).admitted
+
+    with_store(scenario)
+
+
+def test_any_number_of_sessions_at_once_have_no_more_than_the_budget(with_store):
+    async def scenario(store, clock):
+        admissions = [await store.open_connection(HOST, EACH) for _ in range(12)]
+        leases = [admission.lease for admission in admissions if admission.admitted]
+        assert len(leases) == 10
+        assert (admissions[-1].limit, admissions[-1].wait) == ("messages", 10.0)
+        for lease in leases:
+            settled = await store.settle(lease, Spent(messages=1), Spent(messages=1))
+            assert (settled.allowed, settled.limit, settled.wait) == (False, "messages", 10.0)
+            assert settled.grants.messages == 0
+            assert settled.grants.recipients == 1
+
+    with_store(scenario)
+
+
+def test_a_session_gets_a_quarter_of_what_is_left_and_at_least_one_unit(with_store):
+    async def scenario(store, clock):
+        limits = ConnectionLimits("in", messages=Rate(1, 10.0, 41))
+        lease = (await store.open_connection(HOST, limits)).lease
+        grants = []
+        for spent in (1, 10, 7, 5, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1):
+            settled = await store.settle(lease, Spent(messages=spent), Spent(messages=100))
+            grants.append(settled.grants.messages)
+        # A quarter of 40, of 30, of 23, of 18, …
+        assert grants == [10, 7, 5, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1, 0]
+        assert sum(grants) == 40
+        assert (settled.allowed, settled.limit) == (False, "messages")
+
+    with_store(scenario)
+
+
+def test_what_a_session_has_already_is_not_reserved_again(with_store):
+    async def scenario(store, clock):
+        lease = (await store.open_connection(HOST, EACH)).lease
+        for _ in range(3):
+            settled = await store.settle(lease, NOTHING, Spent(2, 1, 1))
+            assert settled.grants == Spent(2, 1, 1, 10, 10)
+        assert lease.reserved == (2, 1, 1)
+        settled = await store.settle(lease, Spent(1, 1, 1), NOTHING)
+        assert settled.grants == Spent(1, 0, 0, 10, 10)
+        assert lease.reserved == (1, 0, 0)
+        await store.close_connection(lease, Spent(messages=1))
+        # Two messages, one recipient and one failure are gone, nothing else.
+        lease = (await store.open_connection(HOST, EACH)).lease
+        await store.close_connection(lease, Spent(8, 9, 9))
+        refused = await store.open_connection(HOST, EACH)
+        assert (refused.admitted, refused.wait) == (False, 10.0)
+
+    with_store(scenario)
+
+
+def test_what_is_still_reserved_at_the_end_is_given_back(with_store):
+    async def scenario(store, clock):
+        for _ in range(30):
+            lease = (await store.open_connection(HOST, EACH)).lease
+            settled = await store.settle(lease, NOTHING, Spent(3, 3, 3))
+            assert settled.grants[:PREPAID] == (3, 3, 2)
+            await store.close_connection(lease)
+            await store.close_connection(lease, Spent(5, 5, 5, 5, 5))
+
+    with_store(scenario)
+
+
+def test_what_is_given_back_late_makes_no_budget_larger_than_its_burst(with_store):
+    async def scenario(store, clock):
+        lease = (await store.open_connection(HOST, EACH)).lease
+        clock.advance(DAY)
+        await store.close_connection(lease)
+        admissions = [await store.open_connection(HOST, EACH) for _ in range(11)]
+        assert [admission.admitted for admission in admissions].count(True) == 10
+
+    with_store(scenario)
+
+
+def test_a_settlement_that_is_refused_keeps_what_the_session_has_and_reserves_nothing(with_store):
+    async def scenario(store, clock):
+        limits = ConnectionLimits(
+            "in", messages=TEN, recipients=TEN, auth_failures=Rate(1, 50.0, 1)
+        )
+        one = (await store.open_connection(HOST, limits)).lease
+        two = (await store.open_connection(HOST, limits)).lease
+        assert (await store.settle(one, NOTHING, Spent(auth_failures=1))).allowed
+        for _ in range(20):
+            refused = await store.settle(two, NOTHING, Spent(5, 5, 1))
+            assert (refused.allowed, refused.limit, refused.wait) == (False, "auth_failures", 50.0)
+            assert refused.grants == Spent(1, 1, 0, UNLIMITED, UNLIMITED)
+        settled = await store.settle(one, NOTHING, Spent(3, 3, 1))
+        assert (settled.allowed, settled.grants[:PREPAID]) == (True, (3, 3, 1))
+        await store.close_connection(one)
+        assert (await store.settle(two, NOTHING, Spent(auth_failures=1))).allowed
+
+    with_store(scenario)
+
+
+def test_what_was_spent_is_booked_where_the_settlement_is_refused_too(with_store):
+    async def scenario(store, clock):
+        lease = (await store.open_connection(HOST, EACH)).lease
+        settled = await store.settle(lease, Spent(messages=1, errors=10), Spent(messages=1))
+        assert (settled.allowed, settled.limit, settled.wait) == (False, "errors", 10.0)
+        assert settled.grants == Spent(0, 1, 0, 10, 0)
+        await store.close_connection(lease)
+        clock.advance(10.0)
+        lease = (await store.open_connection(HOST, EACH)).lease
+        # One message was spent, and earned back meanwhile; nine errors are still owed.
+        settled = await store.settle(lease, NOTHING, Spent(messages=10))
+        assert (settled.grants.messages, settled.grants.errors) == (3, 1)
+
+    with_store(scenario)
+
+
+def test_a_budget_that_is_paid_afterwards_may_run_into_debt_which_time_pays(with_store):
+    async def scenario(store, clock):
+        lease = (await store.open_connection(HOST, EACH)).lease
+        settled = await store.settle(lease, Spent(octets=15))
+        assert (settled.allowed, settled.limit, settled.wait) == (False, "octets", 60.0)
+        clock.advance(59.0)
+        refused = await store.open_connection(HOST, EACH)
+        assert (refused.limit, refused.wait) == ("octets", 1.0)
+        clock.advance(1.0)
+        settled = await store.settle(lease, NOTHING)
+        assert (settled.allowed, settled.grants.octets) == (True, 1)
+
+    with_store(scenario)
+
+
+@pytest.mark.parametrize("budget", range(len(BUDGETS)))
+def test_a_debt_is_a_burst_at_most(with_store, budget):
+    async def scenario(store, clock):
+        lease = (await store.open_connection(HOST, EACH)).lease
+        spent = [0] * len(BUDGETS)
+        spent[budget] = 1 << 40
+        await store.settle(lease, Spent(*spent))
+        await store.close_connection(lease, Spent(*spent))
+        refused = await store.open_connection(HOST, EACH)
+        # The burst that is owed takes 100 s, the first unit after it 10 s.
+        assert (refused.limit, refused.wait) == (BUDGETS[budget], 110.0)
+        clock.advance(-DAY)
+        assert (await store.open_connection(HOST, EACH)).wait == 110.0
+
+    with_store(scenario)
+
+
+def test_more_than_was_reserved_is_charged_too(with_store):
+    async def scenario(store, clock):
+        lease = (await store.open_connection(HOST, EACH)).lease
+        settled = await store.settle(lease, Spent(messages=3), Spent(messages=100))
+        assert settled.grants.messages == 1  # a quarter of 7
+        await store.close_connection(lease, Spent(messages=5))
+        lease = (await store.open_connection(HOST, EACH)).lease
+        settled = await store.settle(lease, NOTHING, Spent(messages=2))
+        assert settled.grants.messages == 2  # of 10 less 8
+        assert not (await store.open_connection(HOST, EACH)).admitted
+
+    with_store(scenario)
+
+
+def test_budgets_of_another_name_or_host_count_apart(with_store):
+    async def scenario(store, clock):
+        one = Rate(1, 10.0, 1)
+        for name in ("a", "b", "", "ü" * 32):
+            limits = ConnectionLimits(name, messages=one)
+            for address in (HOST, NEIGHBOUR, ip_address("2001:db8::1")):
+                assert (await store.open_connection(address, limits)).admitted
+                assert not (await store.open_connection(address, limits)).admitted
+
+    with_store(scenario)
+
+
+def test_the_largest_limits_of_all_fit(with_store):
+    async def scenario(store, clock):
+        most = Rate(1, float(LONGEST_SPAN), 1)
+        limits = ConnectionLimits(
+            "n" * LONGEST_NAME, Rate(1, 1.0, 9), None, 2**32 - 1, most, most, most, most, most
+        )
+        address = ip_address("2001:db8::1")
+        lease = (await store.open_connection(address, limits)).lease
+        settled = await store.settle(lease, Spent(1, 1, 0, 1 << 62, 0), Spent(auth_failures=1))
+        assert (settled.allowed, settled.limit) == (False, "octets")
+        assert settled.wait == 2 * LONGEST_SPAN - LONGEST_SPAN + LONGEST_SPAN
+
+    with_store(scenario)
+
+
+def test_a_lease_without_a_place_counts_no_open_connection(with_store):
+    async def scenario(store, clock):
+        admission = await store.open_connection(HOST, EACH)
+        limits = ConnectionLimits("in", concurrent=1)
+        assert (await store.open_connection(HOST, limits)).admitted
+        await store.close_connection(admission.lease)
+        assert not (await store.open_connection(HOST, limits)).admitted
+
+    with_store(scenario)
+
+
+def test_a_lease_that_has_ended_settles_nothing(with_store):
+    async def scenario(store, clock):
+        lease = (await store.open_connection(HOST, EACH)).lease
+        await store.close_connection(lease)
+        with pytest.raises(StoreUnavailable) as caught:
+            await store.settle(lease, Spent(octets=10))
+        assert caught.value.partial
+        assert (await store.open_connection(HOST, EACH)).grants.octets == 10
+
+    with_store(scenario)
+
+
+@pytest.mark.parametrize("spent", [Spent(messages=-1), Spent(errors=-1)])
+def test_nobody_spends_less_than_nothing(with_store, spent):
+    async def scenario(store, clock):
+        lease = (await store.open_connection(HOST, EACH)).lease
+        for operation in (
+            store.settle(lease, spent),
+            store.settle(lease, NOTHING, spent),
+            store.close_connection(lease, spent),
+        ):
+            with pytest.raises(ValueError, match="less than nothing"):
+                await operation
 
     with_store(scenario)
 
