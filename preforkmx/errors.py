@@ -9,7 +9,14 @@
     ├── ConfigError          one or more things are wrong in the configuration
     ├── BootError            a worker could not start
     ├── ProxyError           a connection did not begin with a PROXY header
-    └── StoreUnavailable     no answer from the shared state within its deadline
+    ├── StoreUnavailable     no answer from the shared state within its deadline
+    └── DNSError             a name could not be looked up; that it does not exist is an answer
+        ├── DNSTimeout       … no answer in time
+        ├── DNSServerFailure … the answer is that it cannot be answered (SERVFAIL), or nonsense
+        ├── DNSRefused       … the answer is that it will not be answered (REFUSED)
+        ├── DNSUnreachable   … nobody listens where the resolver should be
+        ├── DNSBusy          … too many look-ups are under way or wait
+        └── DNSNameError     … it is no name; nobody was asked
 
     LocalProtocolError       (RuntimeError) a caller broke the protocol core's contract: a bug here
 """
@@ -114,6 +121,37 @@ class StoreUnavailable(PreforkmxError):
     def __init__(self, message: str = "", *, partial: bool = False) -> None:
         super().__init__(message)
         self.partial = partial
+
+
+class DNSError(PreforkmxError):
+    """A name could not be looked up. All but :class:`DNSNameError` may pass with time.
+
+    The text is for logs and has no control characters.
+    """
+
+
+class DNSTimeout(DNSError):
+    """Nobody answered in time."""
+
+
+class DNSServerFailure(DNSError):
+    """The name server answered that it cannot answer (SERVFAIL and its like), or nonsense."""
+
+
+class DNSRefused(DNSError):
+    """The name server answered that it will not answer this client or question (REFUSED)."""
+
+
+class DNSUnreachable(DNSError):
+    """Nobody listens at the name server's address, or no way leads there."""
+
+
+class DNSBusy(DNSError):
+    """Too many look-ups are under way or wait for their turn; nobody was asked."""
+
+
+class DNSNameError(DNSError):
+    """It is no domain name: a label is empty or too long, or not ASCII. Nobody was asked."""
 
 
 class LocalProtocolError(RuntimeError):
