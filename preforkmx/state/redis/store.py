@@ -176,7 +176,7 @@ class RedisStore:
         self._held.add(lease)
         if limits.concurrent is not None:
             self._places[lease] = asyncio.get_running_loop().time()
-        return Admission(admitted=True, lease=lease, grants=_granted(lease, grants))
+        return Admission(admitted=True, lease=lease, grants=granted(lease, _spent(grants)))
 
     async def settle(self, lease: Lease, spent: Spent, want: Spent = NOTHING) -> Settlement:
         """Book what a session spent, and ask whether it may go on.
@@ -192,10 +192,16 @@ class RedisStore:
             return Settlement(allowed=True)
         amounts = _doubles((*lease.reserved, *spent, *want[:PREPAID]))
         # Should there be no answer, nothing is given back that may have been booked.
-        lease.reserved = tuple(map(_less, lease.reserved, spent))
+        left = tuple(map(_less, lease.reserved, spent))
+        lease.reserved = left
         args = (self._now(), _doubles(numbers), amounts)
         code, wait, *grants = await self._nodes.run(SETTLE, (lease.keys[ARRIVALS],), args)
-        return settlement(code, wait, _granted(lease, grants))
+        # Another settlement of the same session may have been answered meanwhile.
+        lease.reserved = tuple(
+            have + (max(0, grant) - had)
+            for have, grant, had in zip(lease.reserved, grants, left, strict=False)
+        )
+        return settlement(code, wait, _spent(grants))
 
     async def close_connection(self, lease: Lease, spent: Spent = NOTHING) -> None:
         """Book what the session spent, and give `lease` back.
@@ -287,8 +293,8 @@ def _doubles(numbers: Sequence[int]) -> bytes:
     return _packing(len(numbers)).pack(*numbers)
 
 
-def _granted(lease: Lease, grants: Sequence[int]) -> Spent:
-    return granted(lease, (UNLIMITED if units < 0 else units for units in grants))
+def _spent(grants: Sequence[int]) -> Spent:
+    return Spent(*(UNLIMITED if units < 0 else units for units in grants))
 
 
 def _less(reserved: int, spent: int) -> int:
