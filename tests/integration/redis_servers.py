@@ -49,9 +49,9 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass(eq=False)
 class Server:
-    """A process of redis-server, its socket for the test's own questions, and its death."""
+    """A process of redis-server with a file of deploy/redis, its socket for the test's own questions, and its death."""
 
-    configuration: Path
+    configuration: str
     options: tuple[str, ...]
     folder: Path
     port: int = 0
@@ -76,6 +76,11 @@ class Server:
     def start(self) -> None:
         """Start it, on the port that it had, and wait until it answers."""
         again = bool(self.port)
+        if not again:
+            # After a failover Redis writes its own into them.
+            for each in CONFIGURATIONS.iterdir():
+                if not (self.folder / each.name).exists():
+                    shutil.copy(each, self.folder)
         for _ in range(ATTEMPTS):
             if not again:
                 self.port, self.bus_port = free_ports(2)
@@ -97,7 +102,7 @@ class Server:
                     *(peer_program(REDIS_SERVER), self.configuration, "--dir", self.folder),
                     *("--unixsocket", self.path, *bus, *ports),
                 ],
-                cwd=CONFIGURATIONS,
+                cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -199,7 +204,7 @@ def redis_server(*options: str, password: str = "") -> Iterator[Server]:
     with _folders(1) as (folder,):
         secret = ("--requirepass", password) if password else ()
         server = Server(
-            CONFIGURATIONS / "redis.conf",
+            "redis.conf",
             (*_NO_FILES, *secret, *options),
             folder,
             password=password,
@@ -231,13 +236,13 @@ def sentinel_trio() -> Iterator[Trio]:
     """Run a primary, a replica, and three sentinels with deploy/redis/sentinel.conf."""
     with _folders(5) as folders, contextlib.ExitStack() as stack:
         primary = Server(
-            CONFIGURATIONS / "redis.conf",
+            "redis.conf",
             (*_NO_FILES, "--repl-diskless-sync-delay", "0"),
             folders[0],
         )
         stack.enter_context(running(primary))
         replica = Server(
-            CONFIGURATIONS / "redis.conf",
+            "redis.conf",
             (*_NO_FILES, "--replicaof", f"127.0.0.1 {primary.port}"),
             folders[1],
         )
@@ -254,7 +259,7 @@ def sentinel_trio() -> Iterator[Trio]:
         sentinels = []
         for folder in folders[2:]:
             (folder / "sentinel.conf").write_text(text)
-            sentinels.append(Server(folder / "sentinel.conf", ("--sentinel",), folder))
+            sentinels.append(Server("sentinel.conf", ("--sentinel",), folder))
             stack.enter_context(running(sentinels[-1]))
 
         def complete() -> bool:
@@ -305,7 +310,7 @@ def redis_cluster(*options: str) -> Iterator[Cluster]:
     with _folders(6) as folders:
         nodes = [
             Server(
-                CONFIGURATIONS / "cluster.conf",
+                "cluster.conf",
                 (
                     *_NO_FILES,
                     *("--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"),

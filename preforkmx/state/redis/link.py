@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import ssl
 import time
@@ -273,10 +274,16 @@ async def connect(
     except StoreUnavailable as exc:
         raise Unreachable(str(exc)) from exc
     except OSError as exc:
-        raise Unreachable(exc.strerror or str(exc)) from exc
+        raise Unreachable(_reason(exc)) from exc
     finally:
         for connection in connections if not ready else connections[:-1]:
             connection.abort("closed")
+
+
+def _reason(exc: OSError) -> str:
+    if exc.errno is not None and exc.errno > 0:  # asyncio puts its own text over the system's
+        return os.strerror(exc.errno)
+    return exc.strerror or str(exc)
 
 
 async def _reach(
