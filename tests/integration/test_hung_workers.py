@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-SECONDS = float(os.environ.get("TEST_HUNG_SECONDS", "4.5"))
+SECONDS = float(os.environ.get("TEST_HUNG_SECONDS", "4"))
 CRASH_SECONDS = float(os.environ.get("TEST_CRASH_SECONDS", "2"))
 LONGEST_WAIT = 4.0
 """Seconds from connect to greeting, with a worker that hangs."""
