@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from preforkmx.body import prepend
 from preforkmx.errors import SMTPError, StoreUnavailable
 from preforkmx.middleware.base import Middleware
+from preforkmx.middleware.verdicts import ALLOW_LISTED, SPF_PASSED
 from preforkmx.state.decisions import GreylistSettings, GreylistState
 from preforkmx.state.expiring import ExpiringMap
 from preforkmx.state.local import LocalStore
@@ -50,7 +51,12 @@ class Greylist:
     hosts that call back to verify an address stop after RCPT.
 
     Never deferred: who has authenticated, who is on a unix socket, `allow`, private networks
-    (unless told to), `exempt_recipients`.
+    (unless told to), `exempt_recipients`, and whom an allow list vouches for
+    (:data:`~preforkmx.middleware.verdicts.ALLOW_LISTED`).
+
+    A client is known by its network. Where SPF passed it is known by the domain instead
+    (:data:`~preforkmx.middleware.verdicts.SPF_PASSED`): large senders try again from anywhere
+    in their networks. Who sets either stands in front of the greylist.
 
     :param store: who remembers; None remembers in this process alone.
     :param delay: how long a stranger is deferred, in seconds.
@@ -96,9 +102,11 @@ class Greylist:
         :returns: a Context that tells :meth:`data_check` of a first pass.
         :raises SMTPError: 451.
         """
-        if not ctx.sender or self._exempt(peer) or self._exempt_recipient(address):
+        if not ctx.sender or self._exempt(ctx, peer) or self._exempt_recipient(address):
             return None
-        waited = await self._ask(peer, normalise_sender(ctx.sender), normalise_recipient(address))
+        waited = await self._ask(
+            ctx, peer, normalise_sender(ctx.sender), normalise_recipient(address)
+        )
         if waited <= ctx.value(self._waited, 0.0):
             return None
         return ctx.with_value(self._waited, waited)
@@ -111,11 +119,11 @@ class Greylist:
         :raises SMTPError: 451.
         """
         waited: float = ctx.value(self._waited, 0.0)
-        if not envelope.sender and not self._exempt(peer):
+        if not envelope.sender and not self._exempt(ctx, peer):
             asked = [to for to in envelope.recipients if not self._exempt_recipient(to)]
             if asked:
                 # One reply is for all recipients, so they are one triplet.
-                waited = await self._ask(peer, "", recipients_of(asked))
+                waited = await self._ask(ctx, peer, "", recipients_of(asked))
         if waited > 0:
             date = format_datetime(datetime.now(UTC))
             envelope.data = prepend(
@@ -136,12 +144,13 @@ class Greylist:
         # The next message of the session was not delayed because this one was.
         return ctx.with_value(self._waited, 0.0) if ctx.value(self._waited) else None
 
-    def _exempt(self, peer: Peer) -> bool:
+    def _exempt(self, ctx: Context, peer: Peer) -> bool:
         address = peer.address
         return (
             address is None
             or peer.is_health_check
             or peer.username is not None
+            or ctx.value(ALLOW_LISTED) is not None
             or address in self._allow
             or (self._exempt_private and address in PRIVATE)
         )
@@ -153,13 +162,14 @@ class Greylist:
         _, at, domain = address.rpartition("@")
         return address in self._exempt_recipients or f"{at}{domain}" in self._exempt_recipients
 
-    async def _ask(self, peer: Peer, sender: str, recipient: str) -> float:
+    async def _ask(self, ctx: Context, peer: Peer, sender: str, recipient: str) -> float:
         """Return how many seconds the triplet waited if this is its first pass, else 0.
 
         :raises SMTPError: 451, it has to wait or the store is away.
         """
         assert peer.address is not None
-        network = network_of(peer.address)
+        # No domain looks like a network: those have a slash.
+        network: str = ctx.value(SPF_PASSED) or network_of(peer.address)
         triplet = (network, sender, recipient)
         now = self._clock()
         allowed = self._allowed

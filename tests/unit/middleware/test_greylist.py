@@ -9,13 +9,16 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from preforkmx import Middleware, Server
 from preforkmx.body import whole
 from preforkmx.context import Context
 from preforkmx.errors import SMTPError, StoreUnavailable
 from preforkmx.middleware import check_recipient
 from preforkmx.middleware.greylist import ALLOWED_SECONDS, MAX_ALLOWED, Greylist
+from preforkmx.middleware.verdicts import ALLOW_LISTED, SPF_PASSED
 from preforkmx.model import Envelope, Peer, ProxyInfo
 from preforkmx.state.local import LocalStore
+from preforkmx.testing import Client, running
 
 SENDER = "joe@example.com"
 RECIPIENT = "ann@example.net"
@@ -276,3 +279,85 @@ def test_a_balancer_s_health_check_is_not_greylisted(greylist, store):
 def test_who_came_through_a_balancer_is_greylisted(greylist):
     for proxy in (ProxyInfo(1), ProxyInfo(2, source=(ip_address("192.0.2.1"), 40000))):
         assert deferred(rcpt, greylist, peer=PEER._replace(proxy=proxy)).startswith("451 ")
+
+
+# --- what other middleware found out -------------------------------------------------------------
+
+FAR_AWAY = ("192.0.2.1", "198.51.100.7", "2001:db8::1")
+
+
+def test_where_spf_passed_a_retry_may_come_from_anywhere(greylist, clock):
+    passed = Context().with_value(SPF_PASSED, "example.com")
+    first, second, third = map(peer, FAR_AWAY)
+    deferred(rcpt, greylist, peer=first, ctx=passed)
+    clock.now += 300
+    message = data(greylist, rcpt(greylist, peer=second, ctx=passed), peer=second)
+    assert message.startswith(b"X-Greylist: delayed 300 seconds")
+    rcpt(greylist, peer=third, ctx=passed)
+    # Without it, or with another domain's, it is a stranger.
+    deferred(rcpt, greylist, peer=second)
+    deferred(rcpt, greylist, peer=second, ctx=Context().with_value(SPF_PASSED, "example.net"))
+
+
+def test_spf_that_passed_no_more_is_no_pass(greylist, clock):
+    passed = Context().with_value(SPF_PASSED, "example.com")
+    deferred(rcpt, greylist, ctx=passed)
+    clock.now += 300
+    rcpt(greylist, ctx=passed)
+    deferred(rcpt, greylist, ctx=passed.with_value(SPF_PASSED, None))
+
+
+def test_a_domain_whose_mail_passed_often_is_allowed_wherever_it_comes_from(greylist, clock):
+    passed = Context().with_value(SPF_PASSED, "example.com")
+    for number in range(5):
+        recipient = f"box{'x' * number}@example.net"
+        deferred(rcpt, greylist, recipient, ctx=passed, peer=peer(FAR_AWAY[number % 3]))
+        clock.now += 3600
+        rcpt(greylist, recipient, ctx=passed, peer=peer(FAR_AWAY[(number + 1) % 3]))
+    rcpt(greylist, "new@example.net", ctx=passed, peer=peer("203.0.113.1"))
+    deferred(rcpt, greylist, "new@example.net", peer=peer("203.0.113.1"))
+
+
+def test_a_bounce_is_known_by_the_domain_too(greylist, clock):
+    passed = Context().with_value(SPF_PASSED, "mx.example.org")
+    deferred(data, greylist, passed, sender="", peer=peer(FAR_AWAY[0]))
+    clock.now += 300
+    data(greylist, passed, sender="", peer=peer(FAR_AWAY[1]))
+
+
+def test_whom_an_allow_list_vouches_for_is_not_asked_about(greylist, store):
+    listed = Context().with_value(ALLOW_LISTED, "list.example")
+    rcpt(greylist, ctx=listed)
+    assert data(greylist, listed, sender="") == MESSAGE
+    assert store.asked == 0
+
+
+def test_a_hook_in_front_tells_the_greylist(run, store):
+    """In a session: SPF at MAIL sets the domain, the greylist reads it at RCPT."""
+    networks = []
+
+    class Seen(Counting):
+        async def greylist(self, network, sender, recipient, settings):
+            networks.append(network)
+            return await super().greylist(network, sender, recipient, settings)
+
+    async def spf(ctx, _peer, sender):
+        domain = sender.rpartition("@")[2]
+        return ctx.with_value(SPF_PASSED, domain if domain == "example.com" else None)
+
+    server = Server()
+    server.use(
+        Middleware(check_sender=spf),
+        Greylist(Seen(Clock()), exempt_private=False).middleware(),
+    )
+
+    async def test():
+        async with running(server) as address, await Client.connect(address) as client:
+            await client.hello()
+            for sender in ("joe@example.com", "joe@example.org"):
+                await client.command(f"MAIL FROM:<{sender}>")
+                assert (await client.command(f"RCPT TO:<{RECIPIENT}>")).code == 451
+                await client.command("RSET")
+
+    run(test())
+    assert networks == ["example.com", "127.0.0.0/24"]
