@@ -37,7 +37,7 @@ def parse_server(text: str) -> Server:
     bracketed = host.startswith("[") and host.endswith("]")
     try:
         address = ip_address(host[1:-1] if bracketed else host)
-        if (address.version == 6) != bracketed or not port.isdecimal():
+        if (address.version == 6) != bracketed or not (port.isascii() and port.isdigit()):
             raise ValueError
         if not 1 <= int(port) <= 65535:
             raise ValueError

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import dns.flags
 import dns.message
+import dns.name
 import dns.rcode
+import dns.rdatatype
 import dns.rrset
 
 SOA = "ns.example.org. hostmaster.example.org. 1 3600 600 86400 {minimum}"
@@ -27,17 +30,23 @@ class Query:
     def message(self):
         return dns.message.from_wire(self.wire)
 
+    @cached_property
+    def _question(self):
+        name, length = dns.name.from_wire(self.wire, 12)
+        rdtype = int.from_bytes(self.wire[12 + length : 14 + length])
+        return name.to_text(omit_final_dot=True), dns.rdatatype.to_text(rdtype)
+
     @property
     def name(self):
-        return str(self.message.question[0].name).removesuffix(".")
+        return self._question[0]
 
     @property
     def rdtype(self):
-        return self.message.question[0].rdtype.name
+        return self._question[1]
 
     @property
     def edns(self):
-        return self.message.edns == 0
+        return self.wire[10:12] == b"\0\1"
 
     def response(self, *records, rcode="NOERROR", authority=(), truncated=False, **more):
         """Return the octets of a response; a record is ``"name. 300 IN A 192.0.2.1"``."""
@@ -76,8 +85,9 @@ class NameServer:
     none with NXDOMAIN.
     """
 
-    def __init__(self, answer=None, host="127.0.0.1"):
+    def __init__(self, answer=None, host="127.0.0.1", port=0):
         self._host = host
+        self.port = port
         self.answer = answer or self._from_records
         self.records = {}
         self.queries = []
@@ -103,13 +113,14 @@ class NameServer:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         while True:
             udp = socket.socket(family, socket.SOCK_DGRAM)
-            udp.bind((self._host, 0))
-            self.port = udp.getsockname()[1]
+            udp.bind((self._host, self.port))
+            port = udp.getsockname()[1]
             try:
-                self._server = await asyncio.start_server(self._serve, self._host, self.port)
+                self._server = await asyncio.start_server(self._serve, self._host, port)
             except OSError:
                 udp.close()
                 continue
+            self.port = port
             break
         self._transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=udp)
         return self
