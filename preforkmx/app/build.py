@@ -11,6 +11,7 @@ from preforkmx.errors import ConfigError, SMTPError
 from preforkmx.middleware.domains import accept_domains
 from preforkmx.observe.log import AccessLog
 from preforkmx.server import Server
+from preforkmx.state.local import LocalStore
 
 if TYPE_CHECKING:
     import ssl
@@ -52,7 +53,6 @@ class Builder:
         self._config = loaded.config
         self._app = app
         self._tls = tls
-        self._store = chain.make_store(self._config.state, store_socket, seat.count)
         self._access_log = AccessLog(
             seat.log.write,
             self._config.log.format,
@@ -61,6 +61,15 @@ class Builder:
             colour=seat.log.colour,
         )
         self._problems: list[str] = []
+        # Without it the rest is looked at all the same: every problem is told.
+        self._store = (
+            self._attempt(
+                ("state", "url"),
+                self._config.state.url,
+                partial(chain.make_store, self._config.state, store_socket, seat),
+            )
+            or LocalStore()
+        )
 
     def build(self) -> Server:
         """Return the server.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from preforkmx.app import code
 from preforkmx.app.cores import usable_cores
+from preforkmx.config import values
 from preforkmx.config.schema import (
     Discard,
     Greylist,
@@ -31,24 +33,65 @@ from preforkmx.state.decisions import Rate, running
 from preforkmx.state.embedded.client import EmbeddedStore
 from preforkmx.state.fallback import FallbackStore
 from preforkmx.state.local import LocalStore
+from preforkmx.state.redis import nodes_for
+from preforkmx.state.redis import url as redis_url
+from preforkmx.state.redis.store import RedisStore
+from preforkmx.workers.seat import StoreReading
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from preforkmx.config.schema import AnyDelivery, AnyMiddleware, State
     from preforkmx.state.decisions import Store
+    from preforkmx.state.redis.url import Target
+    from preforkmx.workers.seat import WorkerSeat
 
 
-def make_store(state: State, socket: Path | None, workers: int) -> Store:
-    """Return the store of one worker.
+def make_store(state: State, socket: Path | None, seat: WorkerSeat) -> Store:
+    """Return the store of one worker: Redis, else this machine's store process, else its share.
 
     :param socket: of the store process; None for ``"local:"``.
-    :param workers: among how many the limits are divided while the store process is away.
+    :param seat: says among how many the limits are divided while every store is away, and is
+        told how to look at the stores.
+    :raises BadValue: a file that ``state.url`` names cannot be used.
     """
     if socket is None:
         return LocalStore()
-    embedded = EmbeddedStore(socket, deadline=state.deadline)
-    return FallbackStore(embedded, LocalStore(), share=workers)
+    store = FallbackStore(
+        EmbeddedStore(socket, deadline=state.deadline),
+        LocalStore(),
+        name="the store process",
+        share=lambda: seat.count,
+    )
+    target = redis_target(state)
+    if target is not None:
+        try:
+            nodes = nodes_for(target, deadline=state.deadline)
+        except OSError as error:
+            raise BadValue("names a file that cannot be used", str(error)) from error
+        store = FallbackStore(
+            RedisStore(nodes, prefix=state.prefix), store, name=f"Redis at {target.shown}"
+        )
+    levels = store.levels
+
+    def look() -> StoreReading:
+        first = levels[0]
+        return StoreReading(not first.asked, first.steps_down, first.fell_back)
+
+    seat.store = look
+    return store
+
+
+def redis_target(state: State) -> Target | None:
+    """Return the Redis that ``state.url`` names, None when it names none."""
+    scheme, mark, _ = state.url.partition("://")
+    return redis_url.parse(state.url) if mark and scheme in redis_url.SCHEMES else None
+
+
+def shown(state: State) -> str:
+    """Return ``state.url`` without its passwords."""
+    target = redis_target(state)
+    return state.url if target is None else target.shown
 
 
 def store_lifespan(store: Store) -> Middleware:
@@ -93,13 +136,16 @@ def make_delivery(table: AnyDelivery, hostname: str) -> Middleware:
 
 
 def _rate_limit(table: RateLimit, store: Store, number: int) -> Middleware:
-    rate = table.connections
-    connections = None
-    if rate is not None:
-        connections = Rate(rate.count, rate.period, table.burst or rate.count)
+    rates: dict[str, Any] = {
+        key: Rate(value.count, value.period, value.count)
+        for key in type(table).model_fields
+        if isinstance(value := getattr(table, key), values.Rate)
+    }
+    if table.burst is not None and table.connections is not None:
+        rates["connections"] = replace(rates["connections"], burst=table.burst)
     return rate_limit(
         store,
-        connections=connections,
+        **rates,
         concurrent=table.concurrent,
         allow=table.allow,
         name="rate_limit" if number == 1 else f"rate_limit {number}",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from preforkmx.app import chain
 from preforkmx.app.build import Builder
 from preforkmx.app.cores import usable_cores
 from preforkmx.app.demo import demo_document
@@ -95,6 +96,7 @@ class Site:
             build_server=self.build_server,
             check=self.check,
             store=self._store_plan(),
+            state_url=chain.shown(self.loaded.config.state),
             drain_seconds=workers.drain_seconds,
             hang_seconds=workers.hang_seconds,
             max_sessions=workers.max_sessions,
@@ -143,12 +145,12 @@ class Site:
         ).build()
 
     def _store_plan(self) -> StorePlan | None:
-        url = self.loaded.config.state.url
-        scheme, _, database = url.partition(":")
-        if scheme != "embedded":
+        """Return the store process; it counts too where Redis does, while that is away."""
+        scheme, _, database = self.loaded.config.state.url.partition(":")
+        if scheme == "local":
             return None
         beside = self.control.with_name
-        if database:
+        if scheme == "embedded" and database:
             path = Path(database)
         elif self.loaded.config.workers.user:
             # SQLite makes files beside it: in a folder of that user's own, since whoever may
@@ -159,5 +161,4 @@ class Site:
         return StorePlan(
             socket=beside(f"{self.control.name}.store"),
             database=path,
-            url=url,
         )

@@ -62,7 +62,7 @@ def _lines(document: dict[str, Any], now: dt.datetime) -> Iterator[str]:
             (
                 each["slot"],
                 "-" if each["pid"] is None else each["pid"],
-                each["state"],
+                "hangs" if each.get("hung") else each["state"],
                 each["generation"],
                 each["sessions"],
                 each["in_data"],
@@ -74,7 +74,8 @@ def _lines(document: dict[str, Any], now: dt.datetime) -> Iterator[str]:
     )
     yield ""
     store = document["store"]
-    yield f"store {store['url']} is {store['state']}"
+    away = f": {store['away']} workers ask nearer by" if store.get("away") else ""
+    yield f"store {store['url']} is {store['state']}{away}"
     # A server of the version before this one has none.
     admin = document.get("admin", {})
     if admin.get("address"):

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from preforkmx.config import values
-from preforkmx.config.kinds import NOT_YET, Kind, meant
+from preforkmx.config.kinds import Kind, meant
 from preforkmx.config.values import BadValue
 from preforkmx.session.listener import MAX_UNIX_PATH, split_address
+from preforkmx.state.redis import url as redis_url
+from preforkmx.state.redis.keys import Keys
 
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 
@@ -280,25 +282,50 @@ class HTTPAddress(Kind):
 
 @dataclass(frozen=True)
 class StateURL(Kind):
-    """Where the shared state is; Redis comes later."""
-
-    LATER = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+    """Where the shared state is."""
 
     def read(self, value: Any, folder: Path) -> str:
         if isinstance(value, str):
             scheme, colon, rest = value.partition(":")
-            if colon and scheme in self.LATER:
-                raise BadValue(NOT_YET)
+            if colon and scheme in redis_url.SCHEMES:
+                try:
+                    redis_url.parse(value)
+                except ValueError as error:
+                    raise BadValue("is no URL of Redis", str(error)) from None
+                return value
             if value == "local:" or (colon and scheme == "embedded" and "\0" not in rest):
                 return f"embedded:{os.path.normpath(folder / rest)}" if rest else value
-        raise BadValue(f"must be {self.words}", meant(value, ("embedded:", "local:")))
+        known = ("embedded:", "local:", *(f"{scheme}://" for scheme in redis_url.SCHEMES))
+        raise BadValue(f"must be {self.words}", meant(value, known))
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "string", "pattern": "^(embedded:.*|local:)$"}
+        schemes = "|".join(re.escape(scheme) for scheme in redis_url.SCHEMES)
+        return {"type": "string", "pattern": f"^(embedded:.*|local:|({schemes})://.+)$"}
 
     @property
     def words(self) -> str:
-        return '"embedded:", "embedded:PATH" or "local:"'
+        return '"embedded:", "embedded:PATH", "local:" or a URL of Redis'
+
+
+@dataclass(frozen=True)
+class KeyPrefix(Kind):
+    """What the keys of one site begin with in Redis."""
+
+    def parse(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise BadValue(f"must be {self.words}")
+        try:
+            Keys(value)
+        except ValueError:
+            raise BadValue(f"must be {self.words}") from None
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,64}$"}
+
+    @property
+    def words(self) -> str:
+        return "1 to 64 letters, digits, and . _ : -"
 
 
 @dataclass(frozen=True)

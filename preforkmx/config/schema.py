@@ -22,6 +22,7 @@ from preforkmx.config.names import (
     Folder,
     HostName,
     HTTPAddress,
+    KeyPrefix,
     ListenAddress,
     Networks,
     SocketFile,
@@ -36,6 +37,7 @@ from preforkmx.config.quantities import (
     RateOf,
     Seconds,
     Size,
+    SizeRateOf,
 )
 from preforkmx.config.values import Network, Rate  # noqa: TC001  (pydantic reads annotations)
 
@@ -290,13 +292,20 @@ class Dns(Table):
 class State(Table):
     """What the workers know together: rate limits and the greylist."""
 
-    later = frozenset({"prefix"})
-
     url: Annotated[str, StateURL()] = Field(
         default="embedded:",
         description='`"embedded:"` is a store process of this server; it keeps the greylist in a '
-        'file beside the control socket. `"embedded:PATH"` names that file. `"local:"` is in the '
-        "memory of each worker: limits then hold in each worker, not over all of them.",
+        'file beside the control socket. `"embedded:PATH"` names that file. A URL of Redis '
+        "(`redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`: "
+        "redis.md) is for several machines, and the store process counts while that is away. "
+        '`"local:"` is in the memory of each worker: limits then hold in each worker, not over '
+        "all of them.",
+    )
+    prefix: Annotated[str, KeyPrefix()] = Field(
+        default="preforkmx",
+        description="What every key in Redis begins with: one for each site that has limits of "
+        "its own.",
+        examples=["mx.example.com"],
     )
     deadline: Annotated[float, Duration(0.01, 10.0)] = Field(
         default=0.3,
@@ -309,21 +318,73 @@ _USE = "Which middleware it is."
 
 
 class RateLimit(Table):
-    """Connections from one host (an IPv4 /32, an IPv6 /64), over all workers; else 421."""
+    """What clients may do, over all workers and everybody else on the same store.
 
-    later = frozenset({"messages", "recipients", "auth_failures"})
+    What is above a limit is refused with 421 (a connection, AUTH) or 450 (MAIL, RCPT), the
+    limit's name and the seconds to wait. A host is an IPv4 address or an IPv6 /64. What is left
+    out is not limited.
+    """
 
     use: Literal["rate_limit"] = Field(description=_USE)
     connections: Annotated[Rate | None, RateOf()] = Field(
-        default=None, description="New connections.", examples=["60/min"]
+        default=None, description="New connections of a host.", examples=["60/min"]
     )
     burst: Annotated[int | None, Integer(1, 1_000_000)] = Field(
         default=None,
         description="How many of `connections` may come at once. Default: the rate's own count.",
         examples=[120],
     )
+    network_connections: Annotated[Rate | None, RateOf()] = Field(
+        default=None,
+        description="New connections of a network: an IPv4 /24, an IPv6 /48.",
+        examples=["600/min"],
+    )
     concurrent: Annotated[int | None, Integer(1, 1_000_000)] = Field(
-        default=None, description="Open connections.", examples=[50]
+        default=None, description="Open connections of a host.", examples=[50]
+    )
+    messages: Annotated[Rate | None, RateOf()] = Field(
+        default=None,
+        description="Messages that are accepted from a host, over all its sessions.",
+        examples=["600/hour"],
+    )
+    recipients: Annotated[Rate | None, RateOf()] = Field(
+        default=None,
+        description="Recipients that are accepted from a host, over all its sessions.",
+        examples=["6000/hour"],
+    )
+    auth_failures: Annotated[Rate | None, RateOf()] = Field(
+        default=None,
+        description="Refused credentials of a host, over all its sessions; then no more are "
+        "looked at.",
+        examples=["10/hour"],
+    )
+    octets: Annotated[Rate | None, SizeRateOf()] = Field(
+        default=None,
+        description="Octets of a host's messages, refused ones included; a session that is above "
+        "it is refused at its next MAIL.",
+        examples=["1GiB/hour"],
+    )
+    errors: Annotated[Rate | None, RateOf()] = Field(
+        default=None,
+        description="Commands and messages of a host that are answered with 5xx.",
+        examples=["200/hour"],
+    )
+    per_sender: Annotated[Rate | None, RateOf()] = Field(
+        default=None,
+        description="MAIL with the same reverse path, from any host. Case of the domain, "
+        "`+extension` and the serial numbers of mailing lists do not count, and digits count as "
+        "one. The null reverse path has no limit.",
+        examples=["600/hour"],
+    )
+    per_recipient: Annotated[Rate | None, RateOf()] = Field(
+        default=None,
+        description="RCPT with the same forward path, from any host.",
+        examples=["1000/hour"],
+    )
+    per_user: Annotated[Rate | None, RateOf()] = Field(
+        default=None,
+        description="MAIL of the same authenticated user, from any host.",
+        examples=["200/hour"],
     )
     allow: Annotated[tuple[Network, ...], Networks()] = Field(
         default=(), description="Networks without limits.", examples=[["192.0.2.0/24"]]

@@ -106,7 +106,6 @@ class StoreState:
 
     path: str
     database: str
-    url: str
     socket: int
 
 

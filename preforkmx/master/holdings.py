@@ -115,7 +115,6 @@ class Holdings:
             else StoreState(
                 path=str(store.socket),
                 database=str(store.database),
-                url=store.url,
                 socket=self.store_socket.fileno(),
             ),
             lifeline=self.lifeline,

@@ -26,12 +26,10 @@ class StorePlan:
 
     :param socket: the unix socket that the workers' clients connect to; the master makes it.
     :param database: the file that greylist history is written behind to.
-    :param url: what ``status`` shows.
     """
 
     socket: Path
     database: Path
-    url: str = "embedded:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +44,9 @@ class Plan:
         the site's code, and raises BootError or ConfigError with the reasons when it cannot.
     :param check: called in a forked process before the start and before a reload; it raises
         ConfigError or BootError.
-    :param store: the embedded store process; None when the state is each process's own.
+    :param store: the embedded store process; None when the state is each process's own. Where
+        the state is in Redis, it is what is asked while that is away.
+    :param state_url: where the shared state is, without a password: for ``status``.
     :param drain_seconds: what sessions get to end in a drain.
     :param hang_seconds: a loop that is silent for so long is killed.
     :param max_sessions: open sessions of one worker; each takes a descriptor.
@@ -73,13 +73,14 @@ class Plan:
     recycle_after_messages: int = 0
     identity: Identity | None = None
     admin_address: str = ""
+    state_url: str = "local:"
 
 
 def restart_problems(old: Plan, new: Plan) -> list[str]:
     """Return what in `new` a reload cannot bring: one store process serves all generations."""
     problems = []
     if new.store != old.store:
-        problems.append("a change of state.url takes a restart")
+        problems.append("a change of the store process, or of its file, takes a restart")
     if new.identity != old.identity:
         # The store's socket and database are the old user's.
         problems.append("a change of workers.user or workers.group takes a restart")

@@ -202,9 +202,7 @@ def plan_of_workers(plan: Plan, handover: Handover) -> Plan:
         plan,
         listeners=holdings.listeners,
         count=len(handover.pool.slots),
-        store=None
-        if store is None
-        else StorePlan(Path(store.path), Path(store.database), store.url),
+        store=None if store is None else StorePlan(Path(store.path), Path(store.database)),
         admin_address="" if holdings.admin is None else holdings.admin.wanted,
         identity=handover.identity,
     )

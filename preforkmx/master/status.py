@@ -115,7 +115,17 @@ def _admin(pool: Pool, holdings: Holdings) -> Status:
 
 
 def _store(pool: Pool) -> Status:
-    if pool.store is None or pool.plan.store is None:
-        return {"url": "local:", "state": "ready"}
-    holder = pool.store.holder
-    return {"url": pool.plan.store.url, "state": "gone" if holder is None else holder.state}
+    """Return where the shared state is, and whether the workers reach it.
+
+    ``process`` is the state of the store process, None where there is none. ``away`` counts the
+    workers that the configured store does not answer; the state is "away" then.
+    """
+    readings = [child.reading() for child in pool.workers() if child.alive]
+    away = sum(reading.store_away for reading in readings if reading)
+    process = None
+    if pool.store is not None:
+        process = "gone" if pool.store.holder is None else pool.store.holder.state
+    url = pool.plan.state_url
+    own = process is not None and url.startswith("embedded:")
+    state = "away" if away else process if own else "ready"
+    return {"url": url, "state": state, "away": away, "process": process}

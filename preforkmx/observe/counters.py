@@ -44,6 +44,13 @@ class Counters:
         "Sessions ended because the client, or the time a session has, was over."
     )
 
+    store_outages: int = _counts(
+        "Times that a worker stopped asking the configured store, which did not answer."
+    )
+    store_fallbacks: int = _counts(
+        "Decisions of a nearer store, or of one worker alone, since the configured one was away."
+    )
+
     def as_dict(self) -> dict[str, int]:
         """Return every counter by its name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -57,11 +57,17 @@ class StatusCollector(Collector):
         yield from _server(document)
         yield from _workers(document["workers"])
         yield from _listeners(document["listeners"])
+        store = document["store"]
         yield _states(
             "preforkmx_store_state",
             "1 for the state of the store process, 0 for the others.",
-            [document["store"]["state"]],
+            [] if store["process"] is None else [store["process"]],
             PROCESS_STATES,
+        )
+        yield GaugeMetricFamily(
+            "preforkmx_store_away",
+            "Workers that the configured store does not answer: they ask a nearer one.",
+            value=store["away"],
         )
 
 

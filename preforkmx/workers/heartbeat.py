@@ -12,6 +12,7 @@ word  name          meaning
 2     in_data       sessions between 354 and the final reply
 3     loop_lag_ms   how late the last beat was, milliseconds
 4     messages      messages answered with 250, this process
+5     store_away    1: the configured store does not answer it
 ====  ============  =========================================
 
 An aligned word is written in one piece, so a reader sees the old or the new number and no
@@ -42,6 +43,7 @@ class Vitals(NamedTuple):
     sessions: int = 0
     in_data: int = 0
     messages: int = 0
+    store_away: int = 0
 
 
 class Reading(NamedTuple):
@@ -52,6 +54,7 @@ class Reading(NamedTuple):
     in_data: int
     loop_lag_ms: int
     messages: int
+    store_away: int
 
 
 class Cell:
@@ -76,12 +79,13 @@ class Cell:
         words[start + 2] = vitals.in_data
         words[start + 3] = loop_lag_ms
         words[start + 4] = vitals.messages
+        words[start + 5] = vitals.store_away
         words[start] += 1
 
     def read(self) -> Reading:
         """Return the numbers as they are now."""
         start = self._start
-        return Reading(*self._words[start : start + 5])
+        return Reading(*self._words[start : start + 6])
 
 
 class HeartbeatMemory:

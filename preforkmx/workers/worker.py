@@ -126,7 +126,7 @@ def run_worker(setup: WorkerSetup) -> int:
             _logger.debug("the server could not be built", exc_info=True)
             setup.channel.post_failure(process.describe(error))
             return process.EXIT_BOOT
-        return loops.run(setup.loop_factory, Worker(setup, server).run)
+        return loops.run(setup.loop_factory, Worker(setup, server, seat).run)
     except Exception as error:
         _logger.exception("the worker ends by an exception that nobody expected")
         setup.channel.post_failure(process.describe(error))
@@ -138,9 +138,10 @@ def run_worker(setup: WorkerSetup) -> int:
 class Worker:
     """A worker inside its loop."""
 
-    def __init__(self, setup: WorkerSetup, server: Server) -> None:
+    def __init__(self, setup: WorkerSetup, server: Server, seat: WorkerSeat) -> None:
         self._setup = setup
         self._server = server
+        self._seat = seat
         self._channel = setup.channel
         self._name = worker_name(setup.slot, stand_in=setup.stand_in)
         self._recycling = Recycling(setup.recycle_after_messages)
@@ -218,6 +219,8 @@ class Worker:
                 self._leave(Way.STOP)
             elif kind == "lame_duck":
                 self._server.lame_duck()
+            elif kind == "slots" and isinstance(message.get("count"), int):
+                self._seat.count = message["count"]
         if self._channel.ended:
             self._loop.remove_reader(self._channel.fileno())
             self._orphaned()
@@ -311,10 +314,12 @@ class Worker:
 
     def _vitals(self) -> Vitals:
         server = self._server
-        return Vitals(server.sessions, server.in_data, server.counters.messages)
+        away = self._seat.store().away
+        return Vitals(server.sessions, server.in_data, server.counters.messages, int(away))
 
     def _report(self) -> None:
         counters = self._server.counters
+        _, counters.store_outages, counters.store_fallbacks = self._seat.store()
         self._channel.post_counters(counters.since(self._sent))
         self._sent = counters.as_dict()
         if self._way is None and self._recycling.due(counters.messages, self._loop.time()):

@@ -31,7 +31,7 @@ _DOCUMENT: dict[str, Any] = {
     "served": 1,
     "workers": [_WORKER],
     "totals": {**dict.fromkeys(HELP, 0), "worker_crashes": 0},
-    "store": {"state": "ready"},
+    "store": {"process": "ready", "away": 0},
 }
 """As little of a status document as has every metric."""
 

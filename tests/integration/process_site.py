@@ -90,6 +90,7 @@ def load() -> Plan:
         store=None
         if store is None
         else StorePlan(Path(store, "store.sock"), Path(store, "greylist.db")),
+        state_url="local:" if store is None else "embedded:",
         drain_seconds=SETTINGS["drain_seconds"],
         hang_seconds=SETTINGS["hang_seconds"],
         max_sessions=SETTINGS["max_sessions"],

@@ -86,7 +86,7 @@ def test_the_status_document_says_what_runs(start: Callable[..., Site], tmp_path
     }
     assert sum(worker["messages"] for worker in status["workers"]) == 1
     assert status["totals"]["connections"] >= 1
-    assert status["store"] == {"url": "embedded:", "state": "ready"}
+    assert status["store"] == {"url": "embedded:", "state": "ready", "away": 0, "process": "ready"}
 
 
 def test_a_worker_holds_no_descriptor_of_another_process(

@@ -190,10 +190,26 @@ def test_automatic_workers_are_as_many_as_cores(read, monkeypatch):
 
 
 def test_the_store_is_beside_the_control_socket(read, tmp_path):
-    store = read(SMALL).plan().store
+    plan = read(SMALL).plan()
+    store = plan.store
     assert store.socket == tmp_path / "run" / "control.sock.store"
     assert store.database == tmp_path / "run" / "control.sock.db"
-    assert store.url == "embedded:"
+    assert plan.state_url == "embedded:"
+
+
+def test_beside_redis_a_store_process_counts_while_that_is_away(read, tmp_path):
+    url = "redis://site:s3cret@redis.example.com/1"
+    plan = read(SMALL + f'[state]\nurl = "{url}"').plan()
+    assert plan.store.database == tmp_path / "run" / "control.sock.db"
+    assert plan.state_url == "redis://site@redis.example.com:6379/1"
+    # So a reload may change where the state is: the store process stays the same.
+    assert plan.store == read(SMALL).plan().store
+
+
+def test_a_file_of_redis_tls_that_is_not_there_is_a_problem_of_the_url(read, tmp_path):
+    url = f"rediss://redis.example.com?ca={tmp_path}/none.pem"
+    with pytest.raises(ConfigError, match=r"state\.url: names a file that cannot be used"):
+        read(SMALL + f'[state]\nurl = "{url}"').check()
 
 
 def test_the_stores_file_may_be_elsewhere_and_there_may_be_no_store(read, tmp_path):

@@ -23,7 +23,7 @@ def test_a_queue_that_is_not_known_is_a_dash_among_numbers():
         ],
         "workers": [],
         "totals": {"messages": 1},
-        "store": {"url": "local:", "state": "ready"},
+        "store": {"url": "local:", "state": "ready", "away": 0, "process": None},
     }
     table = render(document, dt.datetime(2024, 5, 1, 12, 0, 1, tzinfo=dt.UTC)).split("\n\n")[1]
     assert table.splitlines() == [
@@ -53,7 +53,7 @@ def test_the_admin_process_is_shown_where_there_is_one(admin, shown):
         "listeners": [],
         "workers": [],
         "totals": {},
-        "store": {"url": "local:", "state": "ready"},
+        "store": {"url": "local:", "state": "ready", "away": 0, "process": None},
         **admin,
     }
     lines = render(document, dt.datetime(2024, 5, 1, 12, 0, 1, tzinfo=dt.UTC)).splitlines()

@@ -55,7 +55,7 @@ STATUS = {
         },
     ],
     "totals": {"connections": 1234, "messages_refused": 5},
-    "store": {"url": "embedded:", "state": "ready"},
+    "store": {"url": "embedded:", "state": "ready", "away": 0, "process": "ready"},
 }
 
 

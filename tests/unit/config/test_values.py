@@ -15,12 +15,14 @@ from preforkmx.config.values import (
     format_duration,
     format_rate,
     format_size,
+    format_size_rate,
     parse_domain,
     parse_duration,
     parse_host_name,
     parse_network,
     parse_rate,
     parse_size,
+    parse_size_rate,
 )
 from preforkmx.session.listener import Listener
 
@@ -28,6 +30,7 @@ PARSERS = [
     parse_duration,
     parse_size,
     parse_rate,
+    parse_size_rate,
     parse_network,
     parse_host_name,
     parse_domain,
@@ -149,6 +152,40 @@ def test_a_rate_is_a_count_in_a_period(text, rate):
 def test_a_bad_rate_is_refused(value):
     with pytest.raises(BadValue, match="must be a rate such as"):
         parse_rate(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("1KiB/s", Rate(1024, 1.0)),
+        ("500 MiB / hour", Rate(500 << 20, 3600.0)),
+        ("10GiB/day", Rate(10 << 30, 86400.0)),
+        ("4096/min", Rate(4096, 60.0)),
+    ],
+)
+def test_a_rate_of_octets_is_a_size_in_a_period(text, rate):
+    assert parse_size_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    "value", ["1GiB", "GiB/s", "1MB/s", "1GiB/m", "1GiB/fortnight", "/s", "1/2/s", 1024, "-1KiB/s"]
+)
+def test_a_bad_rate_of_octets_is_refused(value):
+    with pytest.raises(BadValue, match="must be a size in a time such as"):
+        parse_size_rate(value)
+
+
+@pytest.mark.parametrize("value", ["0B/s", "1023/s", "1025GiB/day"])
+def test_a_rate_of_octets_has_bounds(value):
+    with pytest.raises(BadValue, match="must be at least 1KiB and at most 1024GiB"):
+        parse_size_rate(value)
+
+
+@settings(deadline=None)
+@given(st.integers(1024, 1 << 40), st.sampled_from([1.0, 60.0, 3600.0, 86400.0]))
+def test_every_rate_of_octets_survives_being_written_and_read(octets, period):
+    rate = Rate(octets, period)
+    assert parse_size_rate(format_size_rate(rate)) == rate
 
 
 def test_a_rate_of_nothing_is_refused_with_how_to_switch_it_off():

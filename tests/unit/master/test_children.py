@@ -208,7 +208,7 @@ def test_a_loop_that_beats_lives_on(house: House) -> None:
     assert not child.aborted
     reading = child.reading()
     assert reading is not None
-    assert reading[1:] == (3, 1, 4, 9)
+    assert reading[1:] == (3, 1, 4, 9, 0)
 
 
 def test_a_loop_that_is_silent_for_three_seconds_is_hung_until_it_turns_again(
@@ -292,7 +292,7 @@ def test_a_master_that_was_stopped_itself_measures_anew(house: House) -> None:
 def test_cells_are_used_again_and_begin_empty(house: House) -> None:
     for _ in range(5):
         child = house.start()
-        assert child.reading() == (0, 0, 0, 0, 0)
+        assert child.reading() == (0, 0, 0, 0, 0, 0)
         assert child.cell is not None
         child.cell.write(Vitals(1, 1, 1), 1)
         child.kill()

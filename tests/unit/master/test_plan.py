@@ -31,8 +31,8 @@ PLAN = Plan(
 @pytest.mark.parametrize(
     ("change", "about"),
     [
-        ({"store": None}, "state.url"),
-        ({"store": StorePlan(Path("store.sock"), Path("other.db"))}, "state.url"),
+        ({"store": None}, "store process"),
+        ({"store": StorePlan(Path("store.sock"), Path("other.db"))}, "store process"),
     ],
 )
 def test_what_the_master_holds_takes_a_restart(change: dict[str, Any], about: str) -> None:

@@ -56,7 +56,7 @@ def document(**values):
         "served": 1,
         "workers": [worker(0)],
         "totals": {**dict.fromkeys(HELP, 0), "worker_crashes": 0},
-        "store": {"url": "embedded:", "state": "ready"},
+        "store": {"url": "embedded:", "state": "ready", "away": 0, "process": "ready"},
         "admin": {"address": "127.0.0.1:8025", "state": "ready"},
         **values,
     }
@@ -111,11 +111,15 @@ def test_how_many_slots_are_served_is_a_metric(served):
 
 
 def test_a_state_that_is_not_is_0_and_not_absent():
-    found = of(state="draining", store={"url": "embedded:", "state": "gone"})
+    found = of(
+        state="draining",
+        store={"url": "embedded:", "state": "away", "away": 2, "process": "gone"},
+    )
     assert found["preforkmx_state", "draining"] == 1
     assert found["preforkmx_state", "ready"] == 0
     assert found["preforkmx_store_state", "gone"] == 1
     assert found["preforkmx_store_state", "ready"] == 0
+    assert found["preforkmx_store_away",] == 2
 
 
 def test_a_unix_socket_has_no_queue_to_show():

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def test_a_cell_begins_empty_and_holds_what_was_written() -> None:
     with closing(HeartbeatMemory(3)) as memory:
         cell = memory.cells[1]
-        assert cell.read() == (0, 0, 0, 0, 0)
+        assert cell.read() == (0, 0, 0, 0, 0, 0)
         cell.write(Vitals(sessions=5, in_data=2, messages=70), 12)
         cell.write(Vitals(sessions=6, in_data=1, messages=71), 3)
         reading = cell.read()
@@ -30,10 +30,10 @@ def test_a_cell_begins_empty_and_holds_what_was_written() -> None:
 def test_cells_do_not_touch_each_other() -> None:
     with closing(HeartbeatMemory(3)) as memory:
         memory.cells[1].write(Vitals(2**63, 2**63, 2**63), 2**63)
-        assert memory.cells[0].read() == (0, 0, 0, 0, 0)
-        assert memory.cells[2].read() == (0, 0, 0, 0, 0)
+        assert memory.cells[0].read() == (0, 0, 0, 0, 0, 0)
+        assert memory.cells[2].read() == (0, 0, 0, 0, 0, 0)
         memory.cells[1].reset()
-        assert memory.cells[1].read() == (0, 0, 0, 0, 0)
+        assert memory.cells[1].read() == (0, 0, 0, 0, 0, 0)
 
 
 def test_another_process_sees_what_a_forked_one_writes() -> None:
@@ -47,7 +47,7 @@ if pid == 0:
     memory.cells[1].write(Vitals(1, 2, 3), 4)
     os._exit(0)
 os.waitpid(pid, 0)
-assert memory.cells[1].read() == (1, 1, 2, 4, 3), memory.cells[1].read()
+assert memory.cells[1].read() == (1, 1, 2, 4, 3, 0), memory.cells[1].read()
 memory.close()
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=20)

@@ -16,6 +16,7 @@ from preforkmx.session.listener import Listener
 from preforkmx.workers import process
 from preforkmx.workers.channel import Channel
 from preforkmx.workers.heartbeat import HeartbeatMemory
+from preforkmx.workers.seat import WorkerSeat
 from preforkmx.workers.worker import Worker, WorkerSetup
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Post:
 
     def employ(self) -> asyncio.Task[int]:
         server = Server(hostname="mx.example.com")
-        return asyncio.ensure_future(asyncio.wait_for(Worker(self.setup, server).run(), 15))
+        seat = WorkerSeat(slot=0, count=1, generation=1)
+        return asyncio.ensure_future(asyncio.wait_for(Worker(self.setup, server, seat).run(), 15))
 
     def hears_ready(self) -> bool:
         return any(message["type"] == "ready" for message in self.channel.receive())

@@ -19,6 +19,7 @@ from preforkmx.workers import process
 from preforkmx.workers import worker as worker_module
 from preforkmx.workers.channel import Channel
 from preforkmx.workers.heartbeat import HeartbeatMemory
+from preforkmx.workers.seat import WorkerSeat
 from preforkmx.workers.worker import Worker, WorkerSetup
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Office:
         self.port: int = self.sock.getsockname()[1]
         self.titles: list[str] = []
         self.heard: list[Message] = []
+        self.seat = WorkerSeat(slot=2, count=4, generation=1)
         self.setup = WorkerSetup(
             slot=2,
             count=4,
@@ -57,7 +59,7 @@ class Office:
         """Let a worker run; it must be gone in 15 s."""
         server = Server(hostname="mx.example.com")
         server.use(Middleware(lifespan=lifespan))
-        return asyncio.ensure_future(asyncio.wait_for(Worker(self.setup, server).run(), 15))
+        return asyncio.ensure_future(asyncio.wait_for(Worker(self.setup, server, self.seat).run(), 15))
 
     async def hear(self, kind: str) -> Message:
         """Wait for a message of this kind."""
