@@ -142,6 +142,9 @@ class Size(Kind):
         return f"a size from {values.format_size(self.low)} to {values.format_size(self.high)}"
 
 
+_PERIODS = "s|sec|second|min|minute|h|hour|d|day"
+
+
 @dataclass(frozen=True)
 class RateOf(Kind):
     """So many events in a period."""
@@ -153,12 +156,30 @@ class RateOf(Kind):
         return values.format_rate(value)
 
     def schema(self) -> dict[str, Any]:
-        units = "s|sec|second|min|minute|h|hour|d|day"
-        return {"type": "string", "pattern": f"^[0-9]+ ?/ ?({units})$"}
+        return {"type": "string", "pattern": f"^[0-9]+ ?/ ?({_PERIODS})$"}
 
     @property
     def words(self) -> str:
         return "a rate"
+
+
+@dataclass(frozen=True)
+class SizeRateOf(Kind):
+    """So many octets in a period."""
+
+    def parse(self, value: Any) -> values.Rate:
+        return values.parse_size_rate(value)
+
+    def show(self, value: values.Rate) -> str:
+        return values.format_size_rate(value)
+
+    def schema(self) -> dict[str, Any]:
+        pattern = f"^[0-9]+ ?(B|KiB|MiB|GiB)? ?/ ?({_PERIODS})$"
+        return {"type": "string", "pattern": pattern}
+
+    @property
+    def words(self) -> str:
+        return "a size in a time"
 
 
 @dataclass(frozen=True)

@@ -253,6 +253,10 @@ def open_files(draft: Draft) -> Iterator[Problem]:
         )
 
 
+LIMITS = tuple(key for key in RateLimit.model_fields if key not in {"use", "burst", "allow"})
+"""The keys of a table of limits that are one."""
+
+
 def rate_limits(draft: Draft) -> Iterator[Problem]:
     """A table of limits names one, and a burst is the burst of something."""
     for index, table in draft.middleware.items():
@@ -262,8 +266,8 @@ def rate_limits(draft: Draft) -> Iterator[Problem]:
         if table.burst is not None and table.connections is None:
             hint = 'it is the burst of connections = "…"'
             yield Problem((*path, "burst"), "limits nothing", hint, table.burst)
-        elif table.connections is None and table.concurrent is None:
-            yield Problem(path, "limits nothing", "name connections or concurrent")
+        elif not any(getattr(table, limit) for limit in LIMITS):
+            yield Problem(path, "limits nothing", f"name one of {', '.join(LIMITS)}")
 
 
 def greylist_times(draft: Draft) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ Network = IPv4Network | IPv6Network
 _DURATION = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,6}))? ?(ms|s|m|h|d)", re.ASCII)
 _SIZE = re.compile(r"([0-9]{1,15}) ?([A-Za-z]*)", re.ASCII)
 _RATE = re.compile(r"([0-9]{1,9}) ?/ ?([a-z]+)", re.ASCII)
+_SIZE_RATE = re.compile(r"([^/]*)/ ?([a-z]+)", re.ASCII)
 
 _MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SPELLINGS = {"sec": "s", "min": "m", "hou": "h", "hr": "h", "day": "d", "mil": "ms", "mse": "ms"}
@@ -137,10 +138,44 @@ def parse_rate(value: object) -> Rate:
     return Rate(int(number), period)
 
 
+_UNITS = {1.0: "s", 60.0: "min", 3600.0: "hour", 86400.0: "day"}
+
+
 def format_rate(rate: Rate) -> str:
     """Return the text that :func:`parse_rate` reads as `rate`."""
-    unit = {1.0: "s", 60.0: "min", 3600.0: "hour", 86400.0: "day"}[rate.period]
-    return f"{rate.count}/{unit}"
+    return f"{rate.count}/{_UNITS[rate.period]}"
+
+
+SMALLEST_SIZE_RATE = 1024
+LARGEST_SIZE_RATE = 1 << 40
+
+
+def parse_size_rate(value: object) -> Rate:
+    """Return octets and period of ``"500MiB/hour"`` or ``"10GiB/day"``."""
+    wanted = 'a size in a time such as "500MiB/hour" or "10GiB/day"'
+    match = _SIZE_RATE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise BadValue(f"must be {wanted}")
+    size, unit = match.groups()
+    period = _PERIODS.get(unit)
+    try:
+        octets = parse_size(size.strip())
+    except BadValue as error:
+        raise BadValue(f"must be {wanted}", error.hint) from None
+    if period is None:
+        raise BadValue(f"must be {wanted}", f'did you mean "{size}/min"?' if unit == "m" else "")
+    if not SMALLEST_SIZE_RATE <= octets <= LARGEST_SIZE_RATE:
+        raise BadValue(
+            f"must be at least {format_size(SMALLEST_SIZE_RATE)} and at most "
+            f"{format_size(LARGEST_SIZE_RATE)}",
+            "" if octets else "leave the key out to switch it off",
+        )
+    return Rate(octets, period)
+
+
+def format_size_rate(rate: Rate) -> str:
+    """Return the text that :func:`parse_size_rate` reads as `rate`."""
+    return f"{format_size(rate.count)}/{_UNITS[rate.period]}"
 
 
 def parse_network(value: object) -> Network:

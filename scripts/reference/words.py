@@ -71,10 +71,18 @@ REFUSALS = {
     ),
     (
         "middleware/rate_limit.py",
-        "421 4.7.0 Too many {what} from your {where} (limit: {limit}), try again in {wait} s",
+        "421 4.7.0 Too many {what} (limit: {limit}), try again in {seconds} s",
     ): (
         "Instead of the greeting, or after XCLIENT, to a client whose address or network opens too "
-        "many connections."
+        "many connections, or whose address has spent one of its budgets; and to AUTH, before the "
+        "credentials are looked at, where that budget is of failed authentications or errors."
+    ),
+    (
+        "middleware/rate_limit.py",
+        "450 4.7.1 Too many {what} (limit: {limit}), try again in {seconds} s",
+    ): (
+        "To MAIL or RCPT of a client whose address has spent one of its budgets, or whose reverse "
+        "path, forward path or user is above its rate."
     ),
     ("middleware/tls.py", "530 5.7.0 Must issue a STARTTLS command first"): (
         "At the command that `require_tls` guards, in plain text."
