@@ -63,6 +63,7 @@ class Connection(asyncio.Protocol):
         self._reader = Reader(notEnoughData=_NOT_WHOLE)
         self._unsent: list[bytes] = []
         self._unsent_octets = 0
+        self._due = 0.0
         self._full = False
         self._unfinished = 0
         #: Whose replies are awaited, oldest first.
@@ -149,12 +150,14 @@ class Connection(asyncio.Protocol):
             raise StoreUnavailable("too many questions wait for the server")
         if self._full or self._unsent_octets > MAX_UNSENT:
             raise StoreUnavailable("the server does not read")
-        deadline = self._loop.time() + self._deadline
+        if not self._unsent:
+            # All of one turn have the deadline of its first.
+            self._due = self._loop.time() + self._deadline
+            self._loop.call_soon(self._flush)
+        deadline = self._due
         self._waiting.append(_Question(future, tell, deadline))
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._look_twice)
-        if not self._unsent:
-            self._loop.call_soon(self._flush)
         self._unsent.append(command)
         self._unsent_octets += len(command)
 

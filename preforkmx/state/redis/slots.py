@@ -67,7 +67,11 @@ def _node(row: list[Any], asked: str) -> Address:
     if host == b"?" and len(row) > 3 and isinstance(row[3], list):
         details = dict(zip(row[3][::2], row[3][1::2], strict=False))
         host = details.get(b"ip") or b""
-    return _address(host or b"", port, asked)
+    if host is None:
+        host = b""
+    if not isinstance(host, bytes):
+        raise TypeError
+    return _address(host, port, asked)
 
 
 def read_redirection(text: str, asked: str) -> tuple[int, Address]:

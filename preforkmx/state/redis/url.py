@@ -189,6 +189,8 @@ def parse(url: str) -> Target:
                 if kind is Kind.SINGLE
                 else f"a URL names at most {MAX_ADDRESSES} addresses"
             )
+        if path and "db" in options:
+            raise ValueError("the database stands in the URL twice")
         database = path or options.pop("db", "")
     return Target(
         kind,
