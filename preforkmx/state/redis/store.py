@@ -68,7 +68,14 @@ _LEASE_LIFE: Final = round(LEASE_SECONDS * MICROSECONDS)
 
 def _script(*names: str) -> Script:
     folder = files("preforkmx.state.redis")
-    return Script(b"".join(folder.joinpath(f"{name}.lua").read_bytes() for name in names))
+    lines = (
+        line.strip()
+        for name in names
+        for line in folder.joinpath(f"{name}.lua").read_bytes().splitlines()
+    )
+    # A Redis that has lost its scripts is sent them by everybody at once: without what is there
+    # for readers they are a third shorter.
+    return Script(b"\n".join(line for line in lines if line and not line.startswith(b"--")))
 
 
 OPEN: Final = _script("common", "arrivals", "open")
