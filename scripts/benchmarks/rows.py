@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks.load import idle_connections, may_open, smtp_source
+from benchmarks.name_peers import LOOKERS_UP, NameServer, look_up
 from benchmarks.peers import Aiosmtpd, Postfix, SMTPSink
 from benchmarks.preforkmx_server import Preforkmx
 from benchmarks.profiler import profiling, summary
@@ -42,12 +43,13 @@ class Plan:
     large: int = 40
     idle: int = 4_000
     durable: int = 3_000
+    names: int = 8_000
     profile: bool = False
 
     @classmethod
     def quick(cls, folder: Path, *, profile: bool) -> Plan:
         """Return the plan for a first look: about a tenth of the load."""
-        return cls(folder, 2, 4_000, 1_000, 10, 1_000, 600, profile)
+        return cls(folder, 2, 4_000, 1_000, 10, 1_000, 600, 1_500, profile)
 
 
 def say(text: str) -> None:
@@ -265,4 +267,32 @@ def _delivered(mail: Path) -> int:
     return sum(1 for _ in mail.glob("*/*/new/*"))
 
 
-ROWS = {"sink": sink, "large": large, "idle": idle, "scale": scale, "durable": durable}
+def dns(plan: Plan) -> list[Figure]:
+    """Names looked up by one worker's resolver, and by dnspython's."""
+    unit, rate_unit = "µs of CPU per query", "queries/s"
+    fresh, cached = "dns, fresh names", "dns, cache hits"
+    figures = {
+        (profile, who): Figure(profile, who, unit, rate_unit=rate_unit)
+        for profile in (fresh, cached)
+        for who in LOOKERS_UP
+    }
+    with NameServer(plan.folder / "dns") as server:
+        for turn in range(plan.rounds):
+            say(f"  dns: round {turn + 1} of {plan.rounds}")
+            for who in LOOKERS_UP:
+                turns = look_up(who, server.port, plan.names)
+                for profile, (seconds, cpu) in zip((fresh, cached), turns, strict=True):
+                    figures[profile, who].values.append(cpu / plan.names * 1e6)
+                    figures[profile, who].rates.append(plan.names / seconds)
+    figures[fresh, "preforkmx"].at_most(120)
+    return list(figures.values())
+
+
+ROWS = {
+    "sink": sink,
+    "large": large,
+    "idle": idle,
+    "scale": scale,
+    "durable": durable,
+    "dns": dns,
+}

@@ -106,8 +106,19 @@ class Server(ABC):
             process.wait()
         self.process = None
 
+    def greets(self) -> bool:
+        """Return whether there is a 220 on the port."""
+        with (
+            suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), timeout=2) as probe,
+        ):
+            if probe.recv(4).startswith(b"220"):
+                probe.sendall(b"QUIT\r\n")
+                return True
+        return False
+
     def wait_until_it_greets(self) -> None:
-        """Wait for a 220 on the port.
+        """Wait until it greets.
 
         :raises Failed: when it ends, or after :data:`START` seconds.
         """
@@ -115,13 +126,8 @@ class Server(ABC):
         while time.monotonic() < deadline:
             if self.process is not None and self.process.poll() is not None:
                 break
-            with (
-                suppress(OSError),
-                socket.create_connection(("127.0.0.1", self.port), timeout=2) as probe,
-            ):
-                if probe.recv(4).startswith(b"220"):
-                    probe.sendall(b"QUIT\r\n")
-                    return
+            if self.greets():
+                return
             time.sleep(0.05)
         tail = self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
         raise Failed(f"{self.name} did not start:\n{tail}")
