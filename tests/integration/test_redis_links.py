@@ -741,6 +741,85 @@ class TestCluster:
 
         run_once(main())
 
+    @pytest.mark.parametrize("kind", ["hostname", "unknown-endpoint"])
+    def test_nodes_that_are_named_by_host_names_or_not_at_all_are_reached(
+        self, run_once, cluster, kind
+    ):
+        async def main():
+            for node in cluster.nodes:
+                node.ask("CONFIG", "SET", "cluster-announce-hostname", "localhost")
+                node.ask("CONFIG", "SET", "cluster-preferred-endpoint-type", kind)
+            try:
+                # What a node calls itself takes its way to the others.
+                await until(lambda: all(hosts(node) == {named} for node in cluster.nodes))
+                async with started(cluster.url) as nodes:
+                    keys = [key for keys in keys_of(cluster, 1).values() for key in keys]
+                    for key in keys:
+                        await answers(nodes, key)
+                    expected = "localhost" if kind == "hostname" else "127.0.0.1"
+                    assert {name.split(":")[0] for name in nodes.names()} == {expected}
+                    # A redirection does not name the host, either.
+                    ours, other = (nodes._table[slot_of(key)] for key in keys[:2])
+                    nodes._table[slot_of(keys[0])] = other
+                    assert await nodes.run(COUNT, [keys[0]], [1])
+                    assert nodes._table[slot_of(keys[0])] is ours
+            finally:
+                for node in cluster.nodes:
+                    node.ask("CONFIG", "SET", "cluster-announce-hostname", "")
+                    node.ask("CONFIG", "SET", "cluster-preferred-endpoint-type", "ip")
+
+        named = "localhost" if kind == "hostname" else None
+
+        def hosts(node):
+            return {each[0] for row in node.ask("CLUSTER", "SLOTS") for each in row[2:]}
+
+        run_once(main())
+
+    def test_however_much_is_redirected_the_table_is_asked_for_once_a_second(
+        self, run_once, cluster
+    ):
+        async def main():
+            async with started(cluster.url) as nodes:
+                keys = [key for keys in keys_of(cluster, 10).values() for key in keys]
+                await asyncio.gather(*(answers(nodes, key) for key in keys))
+                before = asked()
+                began = time.monotonic()
+                while time.monotonic() - began < 2.5:
+                    # All tables are wrong, all the time.
+                    links = list(nodes._links.values())
+                    nodes._table = [links[slot % 3] for slot in range(len(nodes._table))]
+                    await asyncio.gather(*(nodes.run(COUNT, [key], [1]) for key in keys))
+                return asked() - before
+
+        def asked():
+            return sum(
+                int(stats.split("calls=")[1].split(",")[0])
+                for node in cluster.nodes
+                if (stats := node.info("commandstats").get("cmdstat_cluster|slots"))
+            )
+
+        # keys_of asks as well, before.
+        assert 2 <= run_once(main()) <= 4
+
+    def test_a_node_that_refuses_is_said_once(self, run_once, cluster, caplog):
+        async def main():
+            key = b"{refused}"
+            owner = cluster.owner(slot_of(key))
+            async with started(cluster.url) as nodes:
+                await answers(nodes, key)
+                owner.ask("CONFIG", "SET", "maxmemory", "1mb")
+                try:
+                    for _ in range(10):
+                        why, took = await fails(nodes, key)
+                        assert why.partial
+                        assert took < AT_ONCE
+                finally:
+                    owner.ask("CONFIG", "SET", "maxmemory", "512mb")
+                await answers(nodes, key)
+
+        run_once(main())
+        assert caplog.text.count("refuses: OOM") == 1
+
     def test_a_slot_that_nobody_has_fails_alone(self, run_once, cluster):
         key = b"{nobody}"
         slot = slot_of(key)

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from preforkmx.errors import StoreUnavailable
-from preforkmx.state.redis.link import Link, Unreachable, ask_once, printable
+from preforkmx.state.redis.connection import printable
+from preforkmx.state.redis.link import Link, Unreachable, ask_once
 from preforkmx.state.redis.nodes import Askers
 from preforkmx.state.redis.resolve import Resolvers
 from preforkmx.state.redis.script import pack
@@ -37,7 +38,7 @@ REFRESH_PAUSE: Final = 1.0
 REFRESH_SECONDS: Final = 60.0
 #: The link to a node without slots is kept for so many seconds after somebody was sent there.
 GUEST_SECONDS: Final = 30.0
-#: A node that is away is reported at most once in so many seconds.
+#: A node that is away or refuses is reported at most once in so many seconds.
 REPORT_SECONDS: Final = 60.0
 
 _CLUSTER_SLOTS: Final = pack("CLUSTER", "SLOTS")
@@ -157,7 +158,10 @@ class ClusterNodes(Askers):
             await other.up()
         return other, code == "ASK"
 
-    def _refused(self, link: Link, code: str) -> None:
+    def _refused(self, link: Link, text: str) -> None:
+        code = text.partition(" ")[0]
+        if link.address is not None and self._may_report(link.address):
+            _log.warning("the Redis node %s refuses: %s", link, printable(text))
         if code in _READ_AGAIN:
             self._informer = link
             self._wanted.set()
@@ -298,11 +302,16 @@ class ClusterNodes(Askers):
                 _log.warning("the Redis node %s is back", address)
             return
         self._wanted.set()
-        now = time.monotonic()
-        if now - self._reported.get(address, -REPORT_SECONDS) >= REPORT_SECONDS:
-            self._reported[address] = now
+        if self._may_report(address):
             self._away.add(address)
             _log.warning("the Redis node %s is away: %s", address, link.why)
+
+    def _may_report(self, address: Address) -> bool:
+        now = time.monotonic()
+        if now - self._reported.get(address, -REPORT_SECONDS) < REPORT_SECONDS:
+            return False
+        self._reported[address] = now
+        return True
 
     def _complain(self, why: Unreachable) -> None:
         now = time.monotonic()

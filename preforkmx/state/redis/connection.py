@@ -173,7 +173,7 @@ class Connection(asyncio.Protocol):
             self._read(data)
         except Exception as exc:
             # A reply that is none, or a bug: in what follows nothing would match any more.
-            self.abort(f"not a reply of a Redis server: {exc}")
+            self.abort(f"not a reply of a Redis server: {printable(exc)}")
 
     def _read(self, data: bytes) -> None:
         reader, waiting, overdue = self._reader, self._waiting, self._overdue
@@ -229,3 +229,8 @@ def _fail(question: _Question, why: str) -> None:
     # A result, not an exception: nobody may be there any more to retrieve it.
     if question.future is not None and not question.future.done():
         question.future.set_result(StoreUnavailable(why))
+
+
+def printable(error: object) -> str:
+    """Return a server's text as one that may stand in a log: printable and short."""
+    return "".join(char if char.isprintable() else "?" for char in str(error)[:200])

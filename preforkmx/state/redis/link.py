@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hiredis import ReplyError
 
 from preforkmx.errors import StoreUnavailable
-from preforkmx.state.redis.connection import Connection
+from preforkmx.state.redis.connection import Connection, printable
 from preforkmx.state.redis.resolve import Resolver
 from preforkmx.state.redis.script import pack
 
@@ -381,8 +381,3 @@ async def ask_once(
     if isinstance(reply, ReplyError):
         raise Refused(printable(reply))
     return reply
-
-
-def printable(error: object) -> str:
-    """Return a server's text as one that may stand in a log: printable and short."""
-    return "".join(char if char.isprintable() else "?" for char in str(error)[:200])

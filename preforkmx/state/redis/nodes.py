@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from hiredis import ReplyError
 
 from preforkmx.errors import StoreUnavailable
-from preforkmx.state.redis.link import printable
+from preforkmx.state.redis.connection import printable
 from preforkmx.state.redis.script import pack
 
 if TYPE_CHECKING:
@@ -163,9 +163,9 @@ class Askers:
         """Return who is to be asked in place of `link`, and whether with ASKING."""
         return None
 
-    def _refused(self, link: Link, code: str) -> None:
+    def _refused(self, link: Link, text: str) -> None:
         """Draw conclusions from an error that is the last word on an operation."""
-        if code == "READONLY":
+        if text.startswith("READONLY"):
             # The primary is elsewhere now: behind the same name, or the sentinels know.
             link.reconnect("the server has become a replica")
 
@@ -190,7 +190,7 @@ class Askers:
                         link, asking = other
                         redirects += 1
                     else:
-                        self._refused(link, code)
+                        self._refused(link, text)
                         raise StoreUnavailable(f"{link}: {printable(text)}")
                     command = call.whole() if whole else call.by_name()
                     reply = await link.ask(command, asking=asking)

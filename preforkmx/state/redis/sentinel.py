@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from preforkmx.errors import StoreUnavailable
-from preforkmx.state.redis.link import Link, Refused, Unreachable, ask_once, printable
+from preforkmx.state.redis.connection import printable
+from preforkmx.state.redis.link import Link, Refused, Unreachable, ask_once
 from preforkmx.state.redis.nodes import Askers
 from preforkmx.state.redis.resolve import Resolvers
 from preforkmx.state.redis.url import Address
