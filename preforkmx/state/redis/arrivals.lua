@@ -7,39 +7,50 @@ local REFUSED_BY_BUDGET = 4
 local UNLIMITED = -1
 
 -- Doubles are exact up to 2^53, and read in one step where 15 arguments take 15.
+local FORMATS = {
+    [40] = '>ddddd',
+    [64] = '>dddddddd',
+    [80] = '>dddddddddd',
+    [88] = '>ddddddddddd',
+    [120] = '>ddddddddddddddd'
+}
 local function doubles(packed)
-    return {struct.unpack('>' .. string.rep('d', #packed / 8), packed)}
+    local numbers = {struct.unpack(FORMATS[#packed], packed)}
+    numbers[#numbers] = nil -- behind them stands where it stopped
+    return numbers
 end
 
-local arrivals, changed = {}, {}
+local arrivals, words, latest, lives_until = {}, {}, now, 0
 
 local function read_arrivals(key)
-    local words = redis.call('HGETALL', key)
-    for index = 1, #words, 2 do
-        arrivals[words[index]] = tonumber(words[index + 1])
+    local stored = redis.call('HGETALL', key)
+    for index = 1, #stored, 2 do
+        local arrival = tonumber(stored[index + 1])
+        arrivals[stored[index]] = arrival
+        if arrival > lives_until then
+            lives_until = arrival
+        end
     end
 end
 
 local function put(name, arrival)
-    arrivals[name], changed[name] = arrival, arrival
+    arrivals[name] = arrival
+    words[#words + 1] = name
+    words[#words + 1] = whole(arrival)
+    if arrival > latest then
+        latest = arrival
+    end
 end
 
--- Write what changed. The key lives as long as the latest of all: workers with other limits
--- may have written the others.
+-- Write what changed. The key lives as long as the latest of all, or longer where that became
+-- earlier; workers with other limits may have written it.
 local function write_arrivals(key)
-    local words, latest = {}, now
-    for name, arrival in pairs(changed) do
-        words[#words + 1] = name
-        words[#words + 1] = whole(arrival)
+    if #words > 0 then
+        redis.call('HSET', key, unpack(words))
+        if latest > lives_until then
+            redis.call('PEXPIRE', key, px(latest))
+        end
     end
-    if #words == 0 then
-        return
-    end
-    for _, arrival in pairs(arrivals) do
-        latest = math.max(latest, arrival)
-    end
-    redis.call('HSET', key, unpack(words))
-    redis.call('PEXPIRE', key, px(latest))
 end
 
 -- How far a budget has run ahead of the time: of that no sum comes near 2^53, while one with the

@@ -2,8 +2,10 @@
 -- KEYS: the host's arrival times
 --       the network's arrival time
 --       the host's leases, a sorted set scored by their expiry
--- ARGV: time, ConnectionLimits.numbers as doubles, the lease, its life in µs
--- Returns the outcome and the µs to wait; where it is admitted, the grant of each budget too.
+-- ARGV: time, ConnectionLimits.connection_numbers and .budget_numbers as doubles, the lease,
+--       its life in µs
+-- Returns the outcome and the µs to wait; where it is admitted, the grant of each budget, or none
+-- when no budget has a limit.
 
 local REFUSED_BY_HOST, REFUSED_BY_NETWORK, REFUSED_BY_LEASES = 1, 2, 3
 local FIRST = {1, 1, 0} -- what is reserved of the prepaid budgets
@@ -12,6 +14,7 @@ local numbers = doubles(ARGV[2])
 local host_interval, host_tolerance = numbers[1], numbers[2]
 local network_interval, network_tolerance = numbers[3], numbers[4]
 local concurrent = numbers[5]
+local budgets = #numbers > 5 and BUDGETS or {}
 local life = number(4)
 
 read_arrivals(KEYS[1])
@@ -32,7 +35,7 @@ if network_interval > 0 then
     network_arrival = next_arrival(stored, network_interval, network_tolerance)
     refuse(REFUSED_BY_NETWORK, wait_for(network_arrival, network_tolerance))
 end
-for index, name in ipairs(BUDGETS) do
+for index, name in ipairs(budgets) do
     local interval, tolerance = numbers[4 + 2 * index], numbers[5 + 2 * index]
     if interval > 0 then
         refuse(REFUSED_BY_BUDGET + index - 1, wait_for_one(name, interval, tolerance))
@@ -43,8 +46,11 @@ if outcome > 0 then
 end
 
 if concurrent > 0 then
-    redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', whole(now))
-    if redis.call('ZCARD', KEYS[3]) >= concurrent then
+    local held = redis.call('ZCARD', KEYS[3])
+    if held >= concurrent then
+        held = held - redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', whole(now))
+    end
+    if held >= concurrent then
         -- Where the clock was set back, leases of the dead would live as much longer.
         local beyond = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. whole(now + life), '+inf')
         for _, lease in ipairs(beyond) do
@@ -62,7 +68,7 @@ if network_interval > 0 then
     redis.call('SET', KEYS[2], whole(network_arrival), 'PX', px(network_arrival))
 end
 local reply = {0, 0}
-for index, name in ipairs(BUDGETS) do
+for index, name in ipairs(budgets) do
     local interval, tolerance = numbers[4 + 2 * index], numbers[5 + 2 * index]
     local grant = UNLIMITED
     if interval > 0 then

@@ -166,7 +166,8 @@ class RedisStore:
         lease = Lease(0, keys, self, address, limits)
         if limits.leases:
             self._last_lease = lease.id = self._last_lease + 1
-        args = (self._now(), _doubles(limits.numbers), self._member(lease), _LEASE_LIFE)
+        numbers = _doubles((*limits.connection_numbers, *limits.budget_numbers))
+        args = (self._now(), numbers, self._member(lease), _LEASE_LIFE)
         try:
             outcome, wait, *grants = await self._nodes.run(OPEN, keys, args)
         except (StoreUnavailable, asyncio.CancelledError):
@@ -183,6 +184,8 @@ class RedisStore:
         self._held.add(lease)
         if limits.concurrent is not None:
             self._places[lease] = asyncio.get_running_loop().time()
+        if not grants:
+            return Admission(admitted=True, lease=lease)
         return Admission(admitted=True, lease=lease, grants=granted(lease, _spent(grants)))
 
     async def settle(self, lease: Lease, spent: Spent, want: Spent = NOTHING) -> Settlement:
