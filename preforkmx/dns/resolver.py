@@ -90,7 +90,8 @@ class Resolver:
             raise ValueError("a look-up needs time, a try and a place")
         self._servers = tuple(map(parse_server, servers))
         self._resolv_conf = resolv_conf
-        self._timeout = timeout
+        #: Seconds for one look-up.
+        self.timeout = timeout
         self._tries = tries
         self._most_asked = asked
         self._most_queued = queued
@@ -222,7 +223,7 @@ class Resolver:
         if self._asked >= self._most_asked and len(self._queue) >= self._most_queued:
             self.counters.busy += 1
             raise DNSBusy("too many look-ups wait for their turn")
-        flight = _Flight(self, key, Question(*key), now + self._timeout, self._tries)
+        flight = _Flight(self, key, Question(*key), now + self.timeout, self._tries)
         self._flights[key] = flight
         if self._timer is None:
             self._call_later()
@@ -251,7 +252,7 @@ class Resolver:
             flight.asked_at = now
             flight.until = flight.deadline
             if flight.tries > 1:
-                flight.until = min(flight.deadline, now + self._timeout / self._tries)
+                flight.until = min(flight.deadline, now + self.timeout / self._tries)
             if self.send(flight, upstream, now):
                 return
         self.finish(flight, flight.failure or Failure(DNSTimeout, self._silence(flight)))
@@ -414,7 +415,7 @@ class Resolver:
 
     def _silence(self, flight: _Flight) -> str:
         tried = ", ".join(dict.fromkeys(map(str, flight.tried)))
-        return f"no answer from {tried} within {self._timeout:g} s"
+        return f"no answer from {tried} within {self.timeout:g} s"
 
 
 class _Flight:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-NAMES = ("core", "bdat", "message", "hops", "proxy", "xclient", "sasl", "xtext", "paths")
+NAMES = ("core", "bdat", "message", "hops", "proxy", "xclient", "sasl", "xtext", "paths", "dns")
 
 
 class Target(Protocol):
