@@ -11,13 +11,22 @@ from ipaddress import ip_address
 import pytest
 
 from preforkmx.errors import StoreUnavailable
-from preforkmx.state.decisions import ConnectionLimits, GreylistSettings, Rate, running
+from preforkmx.state.decisions import (
+    NOTHING,
+    ConnectionLimits,
+    GreylistSettings,
+    Rate,
+    Spent,
+    running,
+)
 from preforkmx.state.embedded import EmbeddedStore, client, frames
 
 HOST = ip_address("192.0.2.1")
 RATE = Rate(count=1, period=1.0, burst=1000)
 ONE = ConnectionLimits("in", concurrent=1)
 FOUR = ConnectionLimits("in", concurrent=4)
+TEN = Rate(count=1, period=10.0, burst=10)
+BUDGETS = ConnectionLimits("in", concurrent=4, messages=TEN, octets=TEN)
 
 
 class Silent:
@@ -254,6 +263,10 @@ def test_a_connection_that_stays_silent_is_given_up_for_a_new_one(tmp_path, monk
         frames.REPLY.pack(frames.GREETED, frames.VERSION + 1, 0),
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
         frames.REPLY.pack(frames.GREETED, frames.VERSION, 0) + frames.REPLY.pack(0, 0, 0) * 2,
+        frames.REPLY.pack(frames.GREETED, frames.VERSION, 0) * 2,
+        frames.REPLY.pack(frames.GRANTS, 1, 1),
+        frames.REPLY.pack(frames.GREETED, frames.VERSION, 0)
+        + frames.REPLY.pack(frames.GRANTS, 1, 1) * 4,
     ],
 )
 def test_what_is_no_store_process_is_left_at_once(tmp_path, octets):
@@ -306,6 +319,108 @@ def test_leases_are_given_back_when_the_store_is_closed(serve, clock):
                 assert (await store.open_connection(HOST, ONE)).admitted
             async with running(EmbeddedStore(path, deadline=30.0)) as store:
                 await _admitted(store)
+
+    asyncio.run(main())
+
+
+def test_grants_belong_to_the_reply_behind_them_however_the_octets_come(tmp_path):
+    async def main():
+        async with (
+            silent(tmp_path / "s") as peer,
+            running(EmbeddedStore(tmp_path / "s", deadline=30.0)) as store,
+        ):
+            asked = [
+                asyncio.create_task(store.take(RATE, "key")),
+                asyncio.create_task(store.open_connection(HOST, BUDGETS)),
+                asyncio.create_task(store.take(RATE, "key")),
+            ]
+            await peer.until(lambda: peer.commands().count(frames.TAKE) == 2)
+            peer.greet()
+            octets = (
+                frames.REPLY.pack(1, 5_000_000, 0)
+                + frames.reply_with_grants(0, 0, (1, 2, 3, 4, 5))
+                + frames.REPLY.pack(1, 7_000_000, 0)
+            )
+            for octet in octets:
+                peer.connections[-1].write(bytes([octet]))
+                await peer.connections[-1].drain()
+                await asyncio.sleep(0)
+            first, admission, last = await asyncio.gather(*asked)
+            assert (first.wait, last.wait) == (5.0, 7.0)
+            assert admission.grants == Spent(1, 2, 3, 4, 5)
+
+    asyncio.run(main())
+
+
+def test_what_an_unanswered_settlement_reserved_is_counted_on_and_given_back(serve, clock):
+    async def main():
+        async with serve(clock) as path, running(EmbeddedStore(path, deadline=30.0)) as store:
+            lease = (await store.open_connection(HOST, BUDGETS)).lease
+            for _ in range(20):
+                asked = asyncio.create_task(store.settle(lease, NOTHING, Spent(messages=3)))
+                await asyncio.sleep(0)
+                asked.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asked
+            settled = await store.settle(lease, NOTHING, Spent(messages=3))
+            assert settled.grants == Spent(3, *settled.grants[1:3], 10, settled.grants.errors)
+            await store.close_connection(lease)
+            lease = (await store.open_connection(HOST, BUDGETS)).lease
+            settled = await store.settle(lease, NOTHING, Spent(messages=10))
+            assert settled.grants.messages == 1 + 2  # a quarter of the nine others
+
+    asyncio.run(main())
+
+
+def test_an_account_whose_lease_was_given_too_late_is_closed(serve, clock):
+    async def main():
+        async with serve(clock) as path, running(EmbeddedStore(path, deadline=30.0)) as store:
+            for _ in range(20):
+                asked = asyncio.create_task(store.open_connection(HOST, BUDGETS))
+                await asyncio.sleep(0)
+                asked.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asked
+                await store.take(RATE, "the place has been given back")
+                await store.take(RATE, "and that has been read")
+            lease = (await store.open_connection(HOST, BUDGETS)).lease
+            settled = await store.settle(lease, NOTHING, Spent(messages=10))
+            assert settled.grants.messages == 1 + 2
+
+    asyncio.run(main())
+
+
+def test_an_account_that_is_held_by_a_new_store_has_nothing_reserved(serve, clock, monkeypatch):
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.001)
+
+    async def main():
+        async with serve(clock) as path:
+            store = EmbeddedStore(path, deadline=30.0)
+            await store.start()
+            leases = [(await store.open_connection(HOST, BUDGETS)).lease for _ in range(2)]
+            settled = await store.settle(leases[0], NOTHING, Spent(messages=3))
+            assert settled.grants.messages == 3
+        assert await _disconnected(store)
+        with pytest.raises(StoreUnavailable):
+            await store.settle(leases[0], NOTHING)
+        async with serve(clock):
+            await _connected(store)
+            # Two places of four are held, and the budget is whole.
+            assert leases[0].reserved == (0, 0, 0)
+            settled = await store.settle(leases[0], Spent(messages=3, octets=4), NOTHING)
+            assert (settled.grants.messages, settled.grants.octets) == (0, 6)
+            await store.close_connection(leases[1], Spent(messages=1))
+            admissions = [await store.open_connection(HOST, BUDGETS) for _ in range(4)]
+            assert [admission.limit for admission in admissions] == ["", "", "", "concurrent"]
+            # Of ten messages four are spent, and three are reserved.
+            settled = await store.settle(leases[0], NOTHING, Spent(messages=10))
+            assert settled.grants.messages == 1
+            for _ in range(2):
+                settled = await store.settle(leases[0], Spent(messages=1), Spent(messages=1))
+                assert settled.allowed
+            settled = await store.settle(leases[0], Spent(messages=1), Spent(messages=1))
+            assert (settled.allowed, settled.limit) == (False, "messages")
+            await store.close()
 
     asyncio.run(main())
 

@@ -9,10 +9,12 @@ from ipaddress import ip_address
 import pytest
 
 from preforkmx.state.decisions import (
+    NOTHING,
     ConnectionLimits,
     GreylistSettings,
     GreylistState,
     Rate,
+    Spent,
     running,
 )
 from preforkmx.state.embedded import EmbeddedStore, frames, server
@@ -21,6 +23,9 @@ HOST = ip_address("192.0.2.1")
 ONE = ConnectionLimits("in", concurrent=1)
 TOKEN = b"0123456789abcdef"
 GREETED = frames.REPLY.pack(frames.GREETED, frames.VERSION, 0)
+TEN = Rate(count=1, period=10.0, burst=10)
+BUDGETS = ConnectionLimits("in", messages=TEN, octets=TEN)
+ACCOUNT = frames.open_connection(1, b"host", BUDGETS)
 TAKE = frames.take(1_000_000, 1_000_000, b"key")
 
 
@@ -47,6 +52,14 @@ async def connected(path):
         frames.hello(TOKEN) + b"\x05" + TAKE[1:6],
         frames.hello(TOKEN).replace(b"\x01\x02\x00", b"\x01\x03\x00", 1),
         frames.hello(TOKEN) + frames.hold(1, b"key") + frames.hold(1, b"key"),
+        frames.hello(TOKEN) + frames.hold(1, b""),
+        frames.hello(TOKEN) + frames.hold_account(1, b"host", BUDGETS) * 2,
+        frames.hello(TOKEN) + frames.hold(1, b"key") + frames.hold_account(1, b"host", BUDGETS),
+        frames.hello(TOKEN) + frames.settle(1, NOTHING, NOTHING),
+        frames.hello(TOKEN) + frames.hold(1, b"key") + frames.settle(1, NOTHING, NOTHING),
+        frames.hello(TOKEN) + b"\x05" + ACCOUNT[1:6],
+        frames.hello(TOKEN) + b"\x05" + frames.close_account(1, NOTHING)[1:6],
+        frames.hello(TOKEN) + ACCOUNT.replace(TEN.tolerance.to_bytes(8, "little"), b"\xff" * 8),
         frames.hello(TOKEN) + frames.greylist((0, 1 << 63, 1, 0, 0), b"k" * 16, b"n"),
         b"EHLO client.example\r\n" * 100,
     ],
@@ -167,3 +180,53 @@ def test_what_was_learnt_last_is_saved_before_the_end(serve, clock):
     clock.advance(299.0)
     verdict = asyncio.run(ask())
     assert (verdict.state, verdict.seconds_left) == (GreylistState.EARLY, 1.0)
+
+
+def test_what_was_reserved_is_given_back_when_its_worker_dies(serve, clock):
+    async def main():
+        async with serve(clock) as path, running(EmbeddedStore(path, deadline=30.0)) as store:
+            async with connected(path) as (reader, writer):
+                writer.write(frames.hello(TOKEN))
+                for number in range(10):
+                    writer.write(frames.open_connection(number, HOST.packed, BUDGETS))
+                await reader.readexactly(41 * frames.REPLY.size)
+                assert (await store.open_connection(HOST, BUDGETS)).limit == "messages"
+            while True:
+                admission = await store.open_connection(HOST, BUDGETS)
+                if admission.admitted:
+                    break
+                await asyncio.sleep(0)
+            settled = await store.settle(admission.lease, NOTHING, Spent(messages=10))
+            assert settled.grants.messages == 1 + 2  # a quarter of nine, rounded down
+
+    asyncio.run(main())
+
+
+def test_a_lease_that_cannot_be_held_reserves_nothing(serve, clock):
+    async def main():
+        async with serve(clock) as path, running(EmbeddedStore(path, deadline=30.0)) as store:
+            for _ in range(3):
+                async with connected(path) as (reader, writer):
+                    frame = frames.open_connection(1, HOST.packed, BUDGETS)
+                    writer.write(frames.hello(TOKEN) + frame + frame)
+                    with contextlib.suppress(ConnectionError):
+                        assert await reader.read() in (b"", GREETED)
+            for _ in range(10):
+                assert (await store.open_connection(HOST, BUDGETS)).admitted
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "limits", [BUDGETS, ONE, ConnectionLimits("n" * 64, concurrent=1, errors=TEN)]
+)
+def test_no_frame_is_longer_than_256_octets(limits):
+    host, most = b"8 octets", (1 << 64) - 1
+    everything = Spent(most, most, most, most, most)
+    for frame in (
+        frames.open_connection(most, host, limits),
+        frames.hold_account(most, host, BUDGETS),
+        frames.settle(most, everything, everything),
+        frames.close_account(most, everything),
+    ):
+        assert len(frame) == 1 + frame[0] <= 256

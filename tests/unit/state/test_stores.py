@@ -321,6 +321,13 @@ def test_the_budget_that_lasts_longest_is_the_one_that_is_named(with_store):
         refused = await store.open_connection(HOST, limits)
         assert (refused.limit, refused.wait) == ("errors", 40.0)
 
+        limits = ConnectionLimits("out", octets=Rate(1, 40.0, 1), errors=Rate(1, 30.0, 1))
+        lease = (await store.open_connection(HOST, limits)).lease
+        settled = await store.settle(lease, Spent(octets=1, errors=1))
+        assert (settled.limit, settled.wait) == ("octets", 40.0)
+        refused = await store.open_connection(HOST, limits)
+        assert (refused.limit, refused.wait) == ("octets", 40.0)
+
     with_store(scenario)
 
 
@@ -498,6 +505,8 @@ def test_a_debt_is_a_burst_at_most(with_store, budget):
         assert (refused.limit, refused.wait) == (BUDGETS[budget], 110.0)
         clock.advance(-DAY)
         assert (await store.open_connection(HOST, EACH)).wait == 110.0
+        clock.advance(DAY + 110.0)
+        assert (await store.open_connection(HOST, EACH)).admitted
 
     with_store(scenario)
 
