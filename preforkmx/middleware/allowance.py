@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from operator import sub
+from operator import add, sub
 from typing import TYPE_CHECKING, Final
 
 from preforkmx.errors import StoreUnavailable
@@ -55,6 +55,7 @@ class Allowance:
 
     __slots__ = (
         "_before",
+        "_ceilings",
         "_clock",
         "_grants",
         "_portions",
@@ -78,8 +79,8 @@ class Allowance:
         self.lease = lease
         self._store = store
         self._clock = clock
-        self._grants = grants
         self._before = _units(usage)
+        self._take(grants)
         self._portions: tuple[int, ...] = FIRST_PORTION
         self._refused: Block | None = None
 
@@ -91,13 +92,11 @@ class Allowance:
         :param usage: what the session spent so far.
         :param budget: :data:`MESSAGES`, :data:`RECIPIENTS` or :data:`AUTH_FAILURES`.
         """
-        now_spent = _units(usage)
-        spent = _difference(now_spent, self._before)
-        grants = self._grants
+        ceilings = self._ceilings
         if (
-            spent[budget] < grants[budget]
-            and spent.octets < grants.octets
-            and spent.errors < grants.errors
+            usage[budget] < ceilings[budget]
+            and usage.octets < ceilings.octets
+            and usage.errors < ceilings.errors
         ):
             return None
         if self._refused is not None:
@@ -105,12 +104,20 @@ class Allowance:
             if now < self._refused.until:
                 return self._refused.refusal(now)
             self._refused = None
-        return await self._ask(now_spent, spent, budget)
+        return await self._ask(usage, budget)
 
-    async def _ask(self, now_spent: Spent, spent: Spent, budget: int) -> Refusal | None:
+    def _take(self, grants: Spent) -> None:
+        """From now on the session may spend `grants`, and then asks."""
+        self._grants = grants
+        ceilings = Spent(*map(add, self._before, grants))
+        self._ceilings = ceilings._replace(octets=ceilings.octets * OCTETS_UNIT)
+
+    async def _ask(self, usage: Usage, budget: int) -> Refusal | None:
         lease = self.lease
         if lease is None:
             return None
+        now_spent = _units(usage)
+        spent = _difference(now_spent, self._before)
         want = [0] * len(BUDGETS)
         # A message without recipients is none: both in one question. Nothing is asked for that
         # is there: it could be refused for want of more.
@@ -122,9 +129,9 @@ class Allowance:
             settlement = await self._store.settle(lease, spent, Spent(*want))
         except StoreUnavailable:
             left = _difference(self._grants, spent)
-            self._grants = Spent(*map(max, left, UNANSWERED))
+            self._take(Spent(*map(max, left, UNANSWERED)))
             return None
-        self._grants = settlement.grants
+        self._take(settlement.grants)
         if settlement.allowed:
             self._portions = tuple(
                 min(2 * portion, most) if wanted else portion
