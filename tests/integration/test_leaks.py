@@ -26,9 +26,9 @@ pytestmark = pytest.mark.integration
 RELOADS = int(os.environ.get("TEST_LEAK_RELOADS", "12"))
 WARM_UP = 5
 """Reloads after which everything has been used once."""
-OCTETS_A_RELOAD = 10_000
+OCTETS_A_RELOAD = 500
 """What memory may grow by in each."""
-OCTETS_ONCE = 400_000
+OCTETS_ONCE = 100_000
 """What it may grow by however many there are: the allocator's arenas come now and then."""
 KINDS = ["admin", "store", "worker 0", "worker 1"]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import weakref
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -300,6 +302,25 @@ def test_an_error_of_ours_while_reading_is_a_refusal_and_not_the_end(plant: Plan
 
     assert plant.begin(load).done
     assert plant.reload.problems[0].startswith("RuntimeError: a bug (")
+
+
+def test_what_a_reading_leaves_in_cycles_is_collected_by_the_next_one(plant: Plant) -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+    left: list[weakref.ref[Cycle]] = []
+
+    def load() -> Plan:
+        left.append(weakref.ref(Cycle()))
+        # Each fork does so.
+        gc.freeze()
+        gc.unfreeze()
+        raise ConfigError(["mx.toml:1: bad"])
+
+    for _ in range(3):
+        assert plant.begin(load).done
+    assert [cycle() for cycle in left] == [None] * 3
 
 
 def test_an_error_of_ours_anywhere_before_it_serves_is_a_refusal_and_not_the_end(
