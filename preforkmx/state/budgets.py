@@ -74,6 +74,8 @@ class Account:
         code = longest = 0
         for index, prefix, interval, tolerance in self._rates:
             arrival = stored.get(prefix + self._host, 0)
+            if arrival + interval <= now + tolerance:
+                continue  # as nearly always
             wait = wait_for_one(arrival, now, interval, tolerance)
             if wait > longest:
                 code, longest = REFUSED_BY_BUDGET + index, wait

@@ -185,7 +185,7 @@ class FallbackStore:
         """Give `lease` back to the store that gave it; a store that is away frees it itself."""
         owed, lease.owed = lease.owed, NOTHING
         with suppress(StoreUnavailable):
-            await lease.store.close_connection(lease, owed.plus(spent) if any(owed) else spent)
+            await lease.store.close_connection(lease, spent if owed is NOTHING else owed.plus(spent))
 
     async def take(self, limit: Rate, key: str, cost: int = 1) -> Decision:
         """Ask the primary store, else the second for this worker's share."""
