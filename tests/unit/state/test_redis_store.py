@@ -179,6 +179,36 @@ def test_every_key_has_an_expiry(redis, connected, run, clock):
     run(scenario())
 
 
+def test_a_key_lives_as_long_as_what_it_says_has_a_meaning(redis, connected, run):
+    def ends():
+        """When each key expires, and when the last of what it says does, in µs."""
+        for key in redis.ask("KEYS", "*"):
+            match redis.ask("TYPE", key):
+                case "hash":
+                    last = max(map(int, redis.ask("HVALS", key)))
+                case "zset":
+                    last = max(map(float, redis.ask("ZRANGE", key, 0, -1, "WITHSCORES")[1::2]))
+                case _:
+                    last = int(redis.ask("GET", key).split()[0])
+            yield redis.ask("PEXPIRETIME", key) * 1000, last
+
+    async def scenario():
+        async with connected() as store:
+            leases = []
+            for _ in range(3):
+                leases.append(await _everything(store))
+                assert all(expiry >= last for expiry, last in ends())
+            # It was renewed alone, later than the others.
+            await asyncio.sleep(0.01)
+            store.renew(float("inf"))
+            for lease in leases:
+                await store.close_connection(lease, Spent(octets=1000, errors=5))
+                await store.take(MINUTELY, "behind the end")
+                assert all(expiry >= last for expiry, last in ends())
+
+    run(scenario())
+
+
 def test_by_its_own_time_redis_forgets_what_means_nothing_any_more(redis, connected, run, until):
     async def scenario():
         shortly = Rate(20, 1.0, 2)
@@ -368,6 +398,26 @@ def test_a_lease_that_redis_has_forgotten_is_counted_again(redis, connected, run
     run(scenario())
 
 
+def test_a_session_whose_lease_has_expired_is_booked_all_the_same(connected, run, clock):
+    async def scenario():
+        limits = ConnectionLimits("in", concurrent=1, messages=Rate(1, 3600.0, 4))
+        async with connected(clock=clock) as store, connected(clock=clock) as other:
+            lease = (await store.open_connection(HOST, limits)).lease
+            assert (await store.settle(lease, Spent(), Spent(messages=2))).grants.messages == 1 + 1
+            clock.advance(LEASE_SECONDS)
+            second = (await other.open_connection(HOST, limits)).lease
+            # One of the two that are reserved is spent, one comes back, and one is the other's.
+            await store.close_connection(lease, Spent(messages=1))
+            await store.take(MINUTELY, "behind the end")
+            await other.settle(second, Spent(), Spent(messages=9))
+            await other.settle(second, Spent(), Spent(messages=9))
+            answer = await other.settle(second, Spent(), Spent(messages=9))
+            assert answer.limit == "messages"
+            assert answer.grants.messages == 3
+
+    run(scenario())
+
+
 def test_a_store_that_closes_gives_its_leases_back(redis, connected, run):
     async def scenario():
         limits = ConnectionLimits("in", concurrent=2, messages=Rate(1, 3600.0, 2))
@@ -503,5 +553,30 @@ def test_a_triplet_passes_by_the_server_s_clock(redis, connected, run, until):
             assert verdict.state is GreylistState.PASSED
             assert verdict.waited >= 0.05
             assert (await store.greylist(*triplet, settings)).state is GreylistState.KNOWN
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("life", "grain"), [(6400.0, 100.0), (36 * 86_400.0, 3600.0)])
+def test_a_sight_is_noted_no_more_often_than_the_settings_say(
+    redis, connected, run, clock, life, grain
+):
+    async def scenario():
+        settings = GreylistSettings(delay=0.0, window=60.0, life=life, auto_allow_after=1)
+        known = GreylistSettings(delay=0.0, window=60.0, life=life, auto_allow_after=0)
+        triplet = ("192.0.2.0/24", "a@example.com", "b@example.net")
+        async with connected(clock=clock) as store:
+            for _ in range(2):
+                await store.greylist(*triplet, known)
+            for chosen, pattern in ((known, "*:g:*"), (settings, "*:a")):
+                (key,) = redis.ask("KEYS", pattern)
+                await store.greylist(*triplet, chosen)
+                first = redis.ask("GET", key)
+                clock.advance(grain)
+                await store.greylist(*triplet, chosen)
+                assert redis.ask("GET", key) == first
+                clock.advance(0.001)
+                await store.greylist(*triplet, chosen)
+                assert redis.ask("GET", key) != first
 
     run(scenario())
