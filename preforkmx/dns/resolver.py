@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final, Self, cast
 
 from preforkmx.dns import messages, tcp
@@ -43,6 +43,10 @@ MAX_QUEUED: Final = 4000
 MAX_JOINED: Final = 10_000
 #: Connections over TCP at the same time; other questions wait for one.
 MAX_TCP: Final = 32
+#: Datagrams that are sent within :data:`WINDOW` seconds: the buffer of a server's socket holds
+#: about 270 (Linux' net.core.rmem_default), and what does not fit is lost for a whole try.
+BURST: Final = 64
+WINDOW: Final = 0.005
 #: Seconds for which an answer is kept at most, and one that there is nothing (RFC 2308
 #: section 5 has found one to three hours to be sensible).
 MAX_TTL: Final = 86_400
@@ -106,6 +110,11 @@ class Resolver:
         self._queue: OrderedDict[Key, _Flight] = OrderedDict()
         self._asked = 0
         self._timer: asyncio.TimerHandle | None = None
+        #: Datagrams that wait for the next window, at most one for each try.
+        self._outbox: deque[tuple[_Flight, Upstream]] = deque()
+        self._window_ends = 0.0
+        self._window_sent = 0
+        self._window_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._tcp_places = asyncio.Semaphore(MAX_TCP)
         self.counters = DNSCounters()
@@ -137,9 +146,11 @@ class Resolver:
     async def close(self) -> None:
         """Stop: who waits gets a :class:`DNSError`, and everything is closed."""
         self._loop = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._window_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._window_timer = None
+        self._outbox.clear()
         for flight in list(self._flights.values()):
             flight.end(Failure(DNSError, "the resolver is closed"))
         self._flights.clear()
@@ -278,7 +289,39 @@ class Resolver:
         return chosen
 
     def send(self, flight: _Flight, upstream: Upstream, now: float) -> bool:
-        """Send the question; return whether it is on its way."""
+        """Send the question, now or in a moment; return False if that cannot be done."""
+        if now >= self._window_ends:
+            self._window_ends = now + WINDOW
+            self._window_sent = 0
+        if self._window_sent < BURST and not self._outbox:
+            return self._send_now(flight, upstream, now)
+        self._outbox.append((flight, upstream))
+        if self._window_timer is None:
+            self._next_window(self._window_ends)
+        return True
+
+    def _next_window(self, when: float) -> None:
+        assert self._loop is not None
+        self._window_timer = self._loop.call_at(when, self._empty_outbox)
+
+    def _empty_outbox(self) -> None:
+        assert self._loop is not None
+        now = self._loop.time()
+        self._window_timer = None
+        self._window_ends = now + WINDOW
+        self._window_sent = 0
+        while self._outbox and self._window_sent < BURST:
+            flight, upstream = self._outbox.popleft()
+            # Who waits has perhaps gone on to another server, or away.
+            if flight.ended or flight.upstream is not upstream:
+                continue
+            if not self._send_now(flight, upstream, now):
+                self.try_again(flight)
+        if self._outbox:
+            self._next_window(self._window_ends)
+
+    def _send_now(self, flight: _Flight, upstream: Upstream, now: float) -> bool:
+        self._window_sent += 1
         flight.edns = upstream.knows_edns(now)
         try:
             flight.places.append(upstream.ports.send(flight, edns=flight.edns))
