@@ -39,7 +39,9 @@ class Script:
 
     def by_name(self, keys: Sequence[bytes], args: Sequence[Word]) -> bytes:
         """Return the command that runs it if Redis has it (EVALSHA), ready to be written."""
-        return pack(b"EVALSHA", self.sha1, len(keys), *keys, *args)
+        # Not by pack(), which would make a second tuple of each operation's words.
+        packed: bytes = pack_command((b"EVALSHA", self.sha1, len(keys), *keys, *args))  # type: ignore[arg-type]
+        return packed
 
     def whole(self, keys: Sequence[bytes], args: Sequence[Word]) -> bytes:
         """Return the command that brings and runs it (EVAL), ready to be written."""
