@@ -1,8 +1,8 @@
 """Queries and answers as octets (RFC 1035 section 4).
 
-Names are dnspython's business. The rest of an answer is not: its ``message.from_wire`` makes an
-object of every record and takes about five times as long, and a record that nobody asked for
-need not be read.
+Reading names, which may be compressed, is dnspython's business. The rest of an answer is not: its
+``message.from_wire`` makes an object of every record and takes about five times as long, and a
+record that nobody asked for need not be read.
 
 An answer is hostile input. It may have :data:`MAX_RECORDS` records and :data:`MAX_NAME_OCTETS`
 octets of names; what goes beyond is malformed.
@@ -18,12 +18,13 @@ import dns.exception
 import dns.name
 
 from preforkmx.dns.answer import MX
-from preforkmx.dns.names import wire_name
+from preforkmx.dns.names import labels_of, wire_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from preforkmx.dns.answer import Record, RecordType
+    from preforkmx.dns.names import Labels
 
 #: The largest UDP answer that we ask for (EDNS0): one that no path has to fragment.
 UDP_PAYLOAD: Final = 1232
@@ -64,13 +65,12 @@ _RECURSE: Final = 0x0100
 
 _HEADER = struct.Struct("!HHHHHH")
 _FIXED = struct.Struct("!HHIH")
+_PAIR = struct.Struct("!HH")
 _NUMBER = struct.Struct("!H")
 _LONG = struct.Struct("!L")
 _TO_QUESTION: Final = b"\xc0\x0c"
 # RFC 6891 section 6.1.2: the root, OPT, our size, extended rcode and flags, no options.
 _EDNS = b"\0" + _FIXED.pack(_OPT, UDP_PAYLOAD, 0, 0)
-
-_Labels = tuple[bytes, ...]
 
 
 class Malformed(Exception):
@@ -103,10 +103,9 @@ class Question:
         self.name = name
         self.rdtype = rdtype
         self.type = _TYPES[rdtype]
-        wire = wire_name(name)
-        self.labels: _Labels = (*name.encode().split(b"."), b"")
+        self.labels = labels_of(name)
         #: The question section: name, type and class.
-        self.section = wire + struct.pack("!HH", self.type, _IN)
+        self.section = wire_name(self.labels) + _PAIR.pack(self.type, _IN)
 
     def query(self, number: int, *, edns: bool) -> bytes:
         """Return the query with this id."""
@@ -179,13 +178,13 @@ class _Reader:
         self._wire = wire
         self._question = question
         self._octets = MAX_NAME_OCTETS
-        self._names: dict[bytes, _Labels] = {_TO_QUESTION: question.labels}
+        self._names: dict[bytes, Labels] = {_TO_QUESTION: question.labels}
 
     def read(self, rcode: int, at: int, answers: int, authorities: int, more: int) -> Reading:
         wire = self._wire
         wanted = self._question.type
-        found: dict[_Labels, list[_Found]] = {}
-        aliases: dict[_Labels, _Found] = {}
+        found: dict[Labels, list[_Found]] = {}
+        aliases: dict[Labels, _Found] = {}
         for _ in range(answers):
             owner, at = self._owner(at)
             rdtype, rdclass, ttl, length = _FIXED.unpack_from(wire, at)
@@ -217,8 +216,8 @@ class _Reader:
     def _follow(
         self,
         rcode: int,
-        found: dict[_Labels, list[_Found]],
-        aliases: dict[_Labels, _Found],
+        found: dict[Labels, list[_Found]],
+        aliases: dict[Labels, _Found],
         authority: int,
         authorities: int,
     ) -> Reading:
@@ -237,7 +236,7 @@ class _Reader:
             name = self._name_in(alias.begin, alias.end)
         raise Malformed("a chain of CNAME records that is too long, or a circle")
 
-    def _negative_ttl(self, name: _Labels, at: int, authorities: int) -> int | None:
+    def _negative_ttl(self, name: Labels, at: int, authorities: int) -> int | None:
         """Return how long it may be believed that there is nothing (RFC 2308 section 5).
 
         The SOA record must be of a zone that `name` can be in.
@@ -256,11 +255,11 @@ class _Reader:
     def _data(self, record: _Found) -> Record:
         return _DATA[self._question.rdtype](self, record.begin, record.end)
 
-    def _owner(self, at: int) -> tuple[_Labels, int]:
+    def _owner(self, at: int) -> tuple[Labels, int]:
         known = self._names.get(self._wire[at : at + 2])
         return (known, at + 2) if known is not None else self._labels(at)
 
-    def _labels(self, at: int) -> tuple[_Labels, int]:
+    def _labels(self, at: int) -> tuple[Labels, int]:
         name, length = self._name(at)
         labels = tuple(label.lower() for label in name.labels)
         if length == 2 and self._wire[at] >= 0xC0:
@@ -274,7 +273,7 @@ class _Reader:
             raise Malformed("names that are too long together")
         return name, length
 
-    def _name_in(self, begin: int, end: int) -> _Labels:
+    def _name_in(self, begin: int, end: int) -> Labels:
         labels, after = self._labels(begin)
         if after != end:
             raise Malformed("a name that does not fill its record")

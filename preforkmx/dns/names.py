@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
-import dns.exception
-import dns.name
-
 from preforkmx.errors import DNSNameError
 
 IPAddress = IPv4Address | IPv6Address
+
+Labels = tuple[bytes, ...]
+"""The labels of a name, the empty one of the root at its end."""
+
+_MAX_LABEL = 63
+_MAX_NAME = 255
+"""Octets on the wire: one more than the text for the first label's length, and the root's."""
+_LENGTHS = [bytes((length,)) for length in range(_MAX_LABEL + 1)]
 
 _SHOWN = 80
 """Characters of a name that an error shows."""
@@ -20,22 +25,26 @@ def normal_name(name: str) -> str:
     return name.lower().removesuffix(".")
 
 
-def wire_name(name: str) -> bytes:
-    """Return the octets of `name`, a normal name (RFC 1035 section 3.1).
+def labels_of(name: str) -> Labels:
+    """Return the labels of `name`, a normal name, and the empty one at its end.
 
     Nothing in it is special but the dots: what a session or an SPF record made a name of goes
     onto the wire as it is.
 
     :raises DNSNameError: a label is empty or has more than 63 octets, the name has more than
-        255 on the wire, or it is not ASCII: international names come as A-labels (RFC 5890).
+        255 on the wire (RFC 1035 section 2.3.4), or it is not ASCII: international names come
+        as A-labels (RFC 5890).
     """
-    try:
-        labels = name.encode("ascii").split(b".")
-        octets = dns.name.Name((*labels, b"")).to_wire()
-    except (dns.exception.DNSException, UnicodeEncodeError):
-        raise DNSNameError(f"{_shown(name)} is not a domain name") from None
-    assert octets is not None  # it was not given a file
-    return octets
+    if name.isascii() and len(name) <= _MAX_NAME - 2:
+        labels = name.encode().split(b".")
+        if all(0 < len(label) <= _MAX_LABEL for label in labels):
+            return (*labels, b"")
+    raise DNSNameError(f"{_shown(name)} is not a domain name")
+
+
+def wire_name(labels: Labels) -> bytes:
+    """Return the octets of a name (RFC 1035 section 3.1)."""
+    return b"".join([_LENGTHS[len(label)] + label for label in labels])
 
 
 def reverse_name(address: IPAddress) -> str:

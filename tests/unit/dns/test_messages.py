@@ -7,6 +7,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, ip_address
 from itertools import pairwise
 
+import dns.name
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from name_server import response, soa
 
 from preforkmx.dns import messages
 from preforkmx.dns.messages import Malformed, Question, Reading, id_of, read
-from preforkmx.dns.names import list_name, reverse_name, wire_name
+from preforkmx.dns.names import labels_of, list_name, reverse_name, wire_name
 from preforkmx.dns.tcp import MAX_TCP_ANSWER
 from preforkmx.errors import DNSNameError
 
@@ -254,16 +255,27 @@ def test_a_name_goes_onto_the_wire_as_it_is_or_not_at_all(parts):
     name = ".".join(parts)
     if sum(map(len, parts)) + len(parts) + 1 > 255:
         with pytest.raises(DNSNameError):
-            wire_name(name)
+            labels_of(name)
     else:
-        octets = b"".join(bytes([len(part)]) + part.encode() for part in parts) + b"\0"
-        assert wire_name(name) == octets
+        octets = wire_name(labels_of(name))
+        assert octets == b"".join(bytes([len(part)]) + part.encode() for part in parts) + b"\0"
+        assert dns.name.from_wire(octets, 0)[0].labels == labels_of(name)
+
+
+@pytest.mark.parametrize(("length", "good"), [(253, True), (254, False)])
+def test_a_name_has_255_octets_at_most_on_the_wire(length, good):
+    name = ("a" * 49 + ".") * 5 + "a" * (length - 250)
+    if good:
+        assert len(wire_name(labels_of(name))) == 255
+    else:
+        with pytest.raises(DNSNameError):
+            labels_of(name)
 
 
 @given(st.text(max_size=300))
 def test_what_is_no_name_is_told_without_its_control_characters(name):
     with pytest.raises(DNSNameError) as caught:
-        wire_name(f"..{name}")
+        labels_of(f"..{name}")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 120
 
