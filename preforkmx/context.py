@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, MutableMapping
 
     from preforkmx.protocol.core import Core
+    from preforkmx.protocol.dsn import RecipientDSN
 
 
 class Signal:
@@ -90,7 +91,17 @@ class SessionInfo:
     :param core: counts recipients, authentications and errors.
     """
 
-    __slots__ = ("closed", "core", "draining", "id", "logger", "messages", "octets")
+    __slots__ = (
+        "closed",
+        "core",
+        "draining",
+        "envelope",
+        "id",
+        "logger",
+        "messages",
+        "octets",
+        "recipient_dsn",
+    )
 
     def __init__(
         self,
@@ -109,6 +120,10 @@ class SessionInfo:
         """Messages that were answered with 250."""
         self.octets = 0
         """Octets of messages that arrived whole."""
+        self.envelope: Any = None
+        """The transaction's, from MAIL on."""
+        self.recipient_dsn: RecipientDSN | None = None
+        """What the last RCPT asked."""
 
     def usage(self) -> Usage:
         """Return what the session spent so far."""
@@ -201,6 +216,17 @@ class Context:
     def closed(self) -> Signal:
         """Set, and awaitable, when the client's connection is gone."""
         return self._session.closed
+
+    @property
+    def envelope(self) -> Any:
+        """The transaction's :class:`~preforkmx.model.Envelope` from MAIL on, with its parameters;
+        None outside of one. At RCPT its recipients are those before."""
+        return self._session.envelope
+
+    @property
+    def recipient_dsn(self) -> RecipientDSN | None:
+        """In check_recipient: what this RCPT asks about notifications (RFC 3461)."""
+        return self._session.recipient_dsn
 
     @property
     def usage(self) -> Usage:

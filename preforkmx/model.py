@@ -10,6 +10,8 @@ from preforkmx.protocol.dsn import DSN, RecipientDSN
 from preforkmx.protocol.proxy import ProxyInfo, ProxyTLS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from preforkmx.body import MessageStream
     from preforkmx.errors import SMTPError
 
@@ -119,6 +121,9 @@ class Envelope:
     """The client asked for REQUIRETLS (RFC 8689): send the message on under TLS or not at all."""
     dsn: DSN | None = None
     """What the client asked about notifications (RFC 3461); ``None``: nothing."""
+    tap: Callable[[bytes], object] | None = None
+    """Called with each piece of the message as the client sent it, whatever handlers make of
+    :attr:`data`, and with ``b""`` once it is whole. To be set before the message begins."""
     rejections: dict[int, SMTPError] = field(default_factory=dict)
     """What :meth:`reject_recipient` recorded, by index."""
 

@@ -160,7 +160,7 @@ class Server:
             "SMTPUTF8": smtputf8,
         }
         self._allow_insecure_auth = allow_insecure_auth
-        self._settings: dict[tuple[Listener, bool], Settings] = {}
+        self._settings: dict[tuple[Listener, bool, frozenset[str] | None], Settings] = {}
         self._service = Service(
             settings=self._settings_for,
             logger=logger or logging.getLogger("preforkmx.session"),
@@ -441,7 +441,10 @@ class Server:
         )
 
     def _settings_for(self, listener: Listener, normalize: bool) -> Settings:  # noqa: FBT001
-        settings = self._settings.get((listener, normalize))
+        kept = self._delivery.extensions if self._delivery is not None else None
+        if callable(kept):
+            kept = kept()
+        settings = self._settings.get((listener, normalize, kept))
         if settings is None:
             service = self._service
             settings = Settings(
@@ -451,18 +454,17 @@ class Server:
                 allow_insecure_auth=self._allow_insecure_auth,
                 lmtp=listener.protocol == "lmtp",
                 bare_newline="normalize" if normalize else self._bare_newline,
-                binarymime=self._promises("BINARYMIME"),
-                dsn=self._promises("DSN"),
-                requiretls=self._promises("REQUIRETLS"),
-                smtputf8=self._promises("SMTPUTF8"),
+                binarymime=self._promises("BINARYMIME", kept),
+                dsn=self._promises("DSN", kept),
+                requiretls=self._promises("REQUIRETLS", kept),
+                smtputf8=self._promises("SMTPUTF8", kept),
                 **self._limits,
             )
-            self._settings[listener, normalize] = settings
+            self._settings[listener, normalize, kept] = settings
         return settings
 
-    def _promises(self, extension: str) -> bool:
+    def _promises(self, extension: str, kept: frozenset[str] | None) -> bool:
         """Say whether `extension` is wished, and the delivery can keep it."""
-        kept = self._delivery.extensions if self._delivery is not None else None
         return self._wishes[extension] and (kept is None or extension in kept)
 
     # --- drain --------------------------------------------------------------------------------------

@@ -128,12 +128,14 @@ class Builder:
     def _look_at_promises(self, delivery: Middleware) -> None:
         """A promise that was switched on by hand is kept: a site's delivery says so itself.
 
-        SMTPUTF8 and BINARYMIME, which are on by default, are only not offered then.
+        SMTPUTF8 and BINARYMIME, which are on by default, are only not offered then. Where a next
+        hop decides, which is not asked here, everything is offered only as long as it does.
         """
-        if delivery.extensions is None:
+        kept = delivery.extensions
+        if kept is None or callable(kept):
             return
         for key in ("dsn", "requiretls"):
-            if getattr(self._config.extensions, key) and key.upper() not in delivery.extensions:
+            if getattr(self._config.extensions, key) and key.upper() not in kept:
                 self._problem(
                     ("extensions", key),
                     "cannot be kept by the delivery",

@@ -42,7 +42,8 @@ class Middleware:
 
     :param name: what the log calls this middleware when it gives a verdict.
     :param extensions: of a delivery: those of :data:`PROMISES` whose promise it can keep; the
-        server offers no other, whatever it is told. None: all that the server is told.
+        server offers no other, whatever it is told. None: all that the server is told. A
+        function is asked anew for each connection, where a next hop decides.
     """
 
     check_connection: PeerHook | None = None
@@ -57,7 +58,7 @@ class Middleware:
     disconnect: DisconnectHook | None = None
     lifespan: Lifespan | None = None
     name: str = ""
-    extensions: frozenset[str] | None = None
+    extensions: frozenset[str] | Callable[[], frozenset[str]] | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -25,6 +25,7 @@ async def handle_message(session: Session, envelope: Envelope) -> None:
     service = session.service
     message = IncomingMessage(session)
     envelope.data = message
+    message.tap = envelope.tap
     session.by = None
     service.in_data += 1
     try:

@@ -12,6 +12,8 @@ from preforkmx.protocol.events import Chunk, End, Gone, NeedData, Pause
 from preforkmx.protocol.order import State
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from preforkmx.session.session import Session
 
 _CHUNKS = State.CHUNKS
@@ -56,6 +58,8 @@ class IncomingMessage(MessageStream):
         self._pieces = 0
         self.end: End | None = None
         """The end of the message, once it was reached."""
+        self.tap: Callable[[bytes], object] | None = None
+        """That of the envelope."""
 
     @property
     def aborted(self) -> MessageAborted | None:
@@ -85,11 +89,15 @@ class IncomingMessage(MessageStream):
                 self._pieces += 1
                 if self._pieces > COMMANDS_A_TURN:
                     await self._breathe()
+                if self.tap is not None:
+                    self.tap(event.octets)  # type: ignore[union-attr]
                 return event.octets  # type: ignore[union-attr]
             elif kind is End:
                 self.end = event  # type: ignore[assignment]
                 if event.fault is not None:  # type: ignore[union-attr]
                     raise self._abort(MessageAborted(event.fault.text))  # type: ignore[union-attr]
+                if self.tap is not None:
+                    self.tap(b"")
                 return b""
             elif kind is Pause:
                 await self._breathe()

@@ -370,6 +370,7 @@ class Session(HookedWire):
         )
         if parameters is not NO_PARAMETERS:
             self._take_parameters(self.envelope, parameters)
+        self.info.envelope = self.envelope
         self.context = self.context.with_sender(event.path)
 
     def _take_parameters(self, envelope: Envelope, parameters: MailParameters) -> None:
@@ -386,6 +387,7 @@ class Session(HookedWire):
         self.core.accept()
 
     async def _rcpt(self, event: Rcpt) -> None:
+        self.info.recipient_dsn = event.dsn
         refusal = await self.ask(self.service.chain.check_recipient, event.path)
         if refusal is None:
             self._take_recipient(event)
@@ -562,7 +564,7 @@ class Session(HookedWire):
         envelope = self.envelope
         if envelope is None:
             return
-        self.envelope = None
+        self.envelope = self.info.envelope = None
         if self._record is not None:
             self._record.transaction(
                 self.peer, envelope, outcome=outcome, started=self._mail_started, **details
