@@ -994,3 +994,21 @@ class TestSentinel:
 
         run_once(main())
         assert "does not know the service" in caplog.text
+
+    def test_sentinels_have_a_password_of_their_own(self, run_once, trio, caplog):
+        async def main():
+            trio.primary.ask("ACL", "SETUSER", "joe", "on", ">secret", "~*", "+@all")
+            for sentinel in trio.sentinels:
+                sentinel.ask("ACL", "SETUSER", "watcher", "on", ">s3cret", "+@all")
+            url = trio.url.replace("//", "//joe:secret@") + "?sentinel_user=watcher"
+            async with started(f"{url}&sentinel_password=s3cret") as nodes:
+                assert await nodes.run(COUNT, [b"key"], [1]) == 1
+            assert not caplog.records
+            async with started(f"{url}&sentinel_password=5ecret") as nodes:
+                why, took = await fails(nodes)
+                assert took < AT_ONCE
+                assert "WRONGPASS" in str(why)
+
+        run_once(main())
+        assert "WRONGPASS" in caplog.text
+        assert "ecret" not in caplog.text

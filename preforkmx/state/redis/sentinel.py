@@ -138,10 +138,15 @@ class SentinelNodes(Askers):
             self._look.clear()
             # Without a connection the link asks by itself.
             if self._link.connected:
-                with suppress(Unreachable):
+                try:
                     address = await self._locate()
-                    if address != self._link.address:
-                        self._link.reconnect("the sentinels name another primary")
+                except Unreachable:
+                    continue
+                except Exception as exc:
+                    self._report(exc)
+                    continue
+                if address != self._link.address:
+                    self._link.reconnect("the sentinels name another primary")
 
     def _changed(self, link: Link) -> None:
         if link.connected and not link.ready:
