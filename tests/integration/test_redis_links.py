@@ -601,6 +601,27 @@ class TestTls:
         with pytest.raises(ssl.SSLError):
             nodes_for(parse(f"rediss://redis.test?cert={tmp_path}/empty.pem"))
 
+    def test_a_cluster_with_tls_everywhere(self, run_once, tls):
+        _, folder = tls
+
+        async def main():
+            with redis_cluster(
+                *("--port", "0", "--tls-port", "PORT", "--tls-auth-clients", "yes"),
+                *("--tls-cluster", "yes", "--tls-replication", "yes"),
+                *("--tls-cert-file", f"{folder}/server.pem"),
+                *("--tls-key-file", f"{folder}/server.pem"),
+                *("--tls-ca-cert-file", f"{folder}/ca.pem"),
+            ) as cluster:
+                url = self.url((cluster.nodes[0], folder)).replace("rediss:", "rediss+cluster:")
+                async with started(url, deadline=5.0) as nodes:
+                    replies = await asyncio.gather(
+                        *(nodes.run(COUNT, [b"{%d}" % number], [1]) for number in range(100))
+                    )
+                    assert replies == [1] * 100
+                    assert len(nodes.names()) == 3
+
+        run_once(main())
+
 
 class Load:
     """Asks about many keys all the time, and counts for each slot's owner what came of it."""
