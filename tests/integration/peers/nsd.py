@@ -89,14 +89,28 @@ class NameServer:
             with contextlib.suppress(ProcessLookupError):
                 self.signal(signal.SIGKILL)
             self.process.wait()
+            # The leader's end is not yet that of the others, who have the socket too.
+            until(self._is_gone, "NSD's socket is closed")
 
     def _answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.socket(type=socket.SOCK_DGRAM) as client:
+        with contextlib.suppress(OSError):
+            return bool(self._ask())
+        return False
+
+    def _is_gone(self) -> bool:
+        with contextlib.suppress(TimeoutError):
+            try:
+                self._ask()
+            except ConnectionRefusedError:
+                return True
+        return False
+
+    def _ask(self) -> bytes:
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
             client.settimeout(0.2)
             client.connect(("127.0.0.1", self.port))
             client.send(b"\0\1\0\0\0\1\0\0\0\0\0\0\0\0\2\0\1")
-            return bool(client.recv(512))
-        return False
+            return client.recv(512)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from name_server import NameServer, response, soa
 
 from preforkmx.dns import Resolver, ports, tcp, upstream
 from preforkmx.dns import resolver as resolver_module
+from preforkmx.dns.counters import DNSCounters
 from preforkmx.dns.servers import parse_server, system_servers
 from preforkmx.errors import DNSServerFailure, DNSTimeout, DNSUnreachable
 
@@ -86,7 +87,7 @@ def test_a_server_that_never_answers_costs_the_deadline(run):
             began = time.monotonic()
             with pytest.raises(DNSTimeout, match=rf"no answer from {server.address} within 0\.4 s"):
                 await resolver.a("example.org")
-            assert 0.4 <= time.monotonic() - began < 0.6
+            assert 0.4 <= time.monotonic() - began < 2
             assert len(server.queries) == 2
             assert resolver.counters.timeouts == 2
 
@@ -95,17 +96,18 @@ def test_a_server_that_never_answers_costs_the_deadline(run):
 
 def test_many_who_are_never_answered_cost_their_deadline_and_nobody_else(run):
     async def scenario():
-        async with NameServer() as server, Resolver([server.address], timeout=1) as resolver:
+        async with NameServer() as server, Resolver([server.address], timeout=2) as resolver:
             server.answer = lambda query: None if query.name.startswith("x") else found(query)
             began = time.monotonic()
             slow = [asyncio.create_task(resolver.a(f"x{n}.example.org")) for n in range(200)]
             for number in range(100):
                 assert await resolver.a(f"n{number}.example.org") == HERE
-            assert time.monotonic() - began < 0.9
+            assert not any(task.done() for task in slow)
             results = await asyncio.gather(*slow, return_exceptions=True)
             assert {type(result) for result in results} == {DNSTimeout}
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 4
             assert not resolver._flights
+            assert not resolver._outbox
             assert sum(each.ports.count for each in resolver._upstreams) <= ports.PORTS
 
     run(scenario())
@@ -357,10 +359,10 @@ def test_a_server_that_is_silent_over_tcp_costs_the_deadline_and_leaves_no_conne
         ):
             began = time.monotonic()
             results = await asyncio.gather(
-                *(resolver.txt(f"n{n}.example.org") for n in range(100)), return_exceptions=True
+                *(resolver.txt(f"n{n}.example.org") for n in range(200)), return_exceptions=True
             )
             assert {type(result) for result in results} == {DNSTimeout}
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 2
             assert most == resolver_module.MAX_TCP
             await until(lambda: not resolver._tasks)
             assert open_now == 0
@@ -448,31 +450,53 @@ def test_another_server_is_asked_where_nobody_listens(run):
     run(scenario())
 
 
-def test_a_server_that_does_not_answer_is_left_out_for_a_while(run, monkeypatch, caplog, until):
-    monkeypatch.setattr(upstream, "FIRST_REST", 0.2)
+def test_a_server_that_does_not_answer_is_left_out_for_a_while(run, monkeypatch, caplog):
+    monkeypatch.setattr(upstream, "FIRST_REST", 60)
+    monkeypatch.setattr(upstream, "LONGEST_REST", 60)
 
     async def scenario():
         async with NameServer(silent) as first, NameServer(found) as second:
             servers = [first.address, second.address]
-            async with Resolver(servers, timeout=0.1) as resolver:
+            async with Resolver(servers, timeout=0.4) as resolver:
                 for number in range(10):
                     assert await resolver.a(f"n{number}.example.org") == HERE
-                assert len(first.queries) == upstream.MAX_MISSED
-                # One question finds out whether it is back; the others go where it is safe.
-                await asyncio.sleep(0.25)
-                await asyncio.gather(*(resolver.a(f"m{n}.example.org") for n in range(10)))
-                assert len(first.queries) == upstream.MAX_MISSED + 1
-                first.answer = found
-                await asyncio.sleep(0.5)
-                before = len(second.queries)
-                for number in range(10):
-                    await resolver.a(f"k{number}.example.org")
-                assert len(second.queries) == before
+            assert len(first.queries) == upstream.MAX_MISSED
+            assert len(second.queries) == 10
+            return first.address
 
     with caplog.at_level(logging.WARNING):
-        run(scenario())
-    lines = [record.getMessage() for record in caplog.records if "DNS server" in record.message]
-    assert [line.split(" ", 3)[3] for line in lines] == ["does not answer", "answers again"]
+        address = run(scenario())
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [f"DNS server {address} does not answer"]
+
+
+def test_the_rest_of_a_server_grows_and_one_question_finds_out_whether_it_is_back(caplog):
+    caplog.set_level(logging.WARNING)
+    server = upstream.Upstream(parse_server("192.0.2.1:53"), DNSCounters())
+    for number in range(2):
+        server.missed(number, number + 0.5)
+        assert server.resting_until == 0
+    # What it answered after it was asked shows that it is there.
+    server.answered(3.0)
+    server.missed(2.9, 4.0)
+    now = 10.0
+    for _ in range(2):
+        server.missed(now, now)
+    rests = []
+    for _ in range(7):
+        server.missed(now, now)
+        rests.append(server.resting_until - now)
+        now = server.resting_until
+        # The one that finds out keeps the others away as long.
+        server.chosen(now)
+        assert server.resting_until - now == rests[-1]
+    assert rests == [1, 2, 4, 8, 16, 30, 30]
+    server.answered(now)
+    assert server.resting_until == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        "DNS server 192.0.2.1:53 does not answer",
+        "DNS server 192.0.2.1:53 answers again",
+    ]
 
 
 def test_names_that_nobody_answers_do_not_make_a_server_a_bad_one(run):
