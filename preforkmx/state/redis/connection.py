@@ -183,8 +183,8 @@ class Connection(asyncio.Protocol):
             self._unfinished = 0
             if overdue:
                 future, tell, _ = overdue.popleft()
-                if not overdue and self._on_change is not None:
-                    self._on_change()
+                if not overdue:
+                    self._answers_again()
             elif waiting:
                 future, tell, _ = waiting.popleft()
             else:
@@ -197,6 +197,16 @@ class Connection(asyncio.Protocol):
                 tell(reply)
         if self._unfinished > MAX_REPLY:
             self.abort("a reply is too long")
+
+    def _answers_again(self) -> None:
+        # The timer stands where the silence would have been too long: after the next deadline.
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._waiting:
+            self._timer = self._loop.call_at(self._waiting[0].deadline, self._look_twice)
+        if self._on_change is not None:
+            self._on_change()
 
     def _look_twice(self) -> None:
         # When this process stood still, replies may lie in the socket that are in time: the loop
