@@ -22,7 +22,7 @@ class Backend:
 
     ``answers`` has, by the beginning of a command (``"RCPT TO:<b@"``; the longest counts), what
     it is answered with; ``"."`` is the message, in LMTP one answer a recipient (``".b@…"``). None
-    closes the connection instead. ``greeting`` is said first.
+    closes the connection instead, and "" is silence. ``greeting`` is said first.
     """
 
     def __init__(self, *, lmtp: bool = False, keywords=KEYWORDS, **options) -> None:
@@ -36,7 +36,6 @@ class Backend:
         self.connections = 0
         self.heads: list[bytes] = []
         self.pieces: asyncio.Queue[bytes] = asyncio.Queue()
-        self.silent = asyncio.Event()
         self._tasks: set[asyncio.Task] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._options = options
@@ -66,6 +65,12 @@ class Backend:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    async def piece(self, octets: bytes) -> None:
+        """Wait until this piece of a message has come."""
+        async with asyncio.timeout(10):
+            while await self.pieces.get() != octets:
+                pass
 
     def verbs(self) -> list[str]:
         return [line.split(" ")[0] for line in self.said]
@@ -99,13 +104,17 @@ class Backend:
         def say(answer: str | None) -> bool:
             if answer is None:
                 return False
+            if answer == "":
+                # Silence.
+                return True
             writer.write(answer.encode() + b"\r\n")
             return True
 
         if self.head:
             self.heads.append(await reader.readexactly(self.head))
         if self.greeting == "":
-            await self.silent.wait()
+            await reader.read()
+            return
         if not say(self.greeting):
             return
         sender, recipients, chunks = "", [], b""
@@ -135,7 +144,7 @@ class Backend:
             answer = self._answer(line, default)
             if not say(answer):
                 return
-            good = answer[0] in "23"
+            good = answer[:1] in ("2", "3")
             if verb == "MAIL" and good:
                 sender, recipients = line[11:].partition(">")[0], []
             elif verb == "RCPT" and good:
