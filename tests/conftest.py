@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from tests.integration.redis_servers import Server
 
 # The same inputs on each run: whether a change is taken must not depend on luck. TEST_RANDOM=1
-# looks for new ones, and scripts/fuzz does it for as long as one likes.
-settings.register_profile("same", derandomize=True, deadline=None)
-settings.register_profile("random", deadline=None)
+# looks for new ones, and scripts/fuzz does it for as long as one likes. Nor on how busy the
+# machine is: slowness is no failure.
+_SLOW = (HealthCheck.too_slow,)
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=_SLOW)
+settings.register_profile("random", deadline=None, suppress_health_check=_SLOW)
 settings.load_profile("random" if os.environ.get("TEST_RANDOM") else "same")
 
 

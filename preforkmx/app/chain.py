@@ -57,16 +57,18 @@ def make_store(state: State, socket: Path | None, seat: WorkerSeat) -> Store:
     """
     if socket is None:
         return LocalStore()
+    target = redis_target(state)
+    # No session waits longer than the deadline for all stores together.
+    nearer = state.deadline if target is None else state.deadline / 3
     store = FallbackStore(
-        EmbeddedStore(socket, deadline=state.deadline),
+        EmbeddedStore(socket, deadline=nearer),
         LocalStore(),
         name="the store process",
         share=lambda: seat.count,
     )
-    target = redis_target(state)
     if target is not None:
         try:
-            nodes = nodes_for(target, deadline=state.deadline)
+            nodes = nodes_for(target, deadline=state.deadline - nearer)
         except OSError as error:
             raise BadValue("names a file that cannot be used", str(error)) from error
         store = FallbackStore(

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from preforkmx.errors import StoreUnavailable
 from preforkmx.middleware.blocked import Block, Refusal
-from preforkmx.state.decisions import BUDGETS, PREPAID, WITHOUT_LIMIT, Spent
+from preforkmx.state.decisions import (
+    BUDGETS,
+    GIVE_BACK,
+    PREPAID,
+    UNLIMITED,
+    WITHOUT_LIMIT,
+    Spent,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +94,8 @@ class Allowance:
     async def need(self, usage: Usage, budget: int) -> Refusal | None:
         """See to it that the session has a unit of a prepaid budget, and asks if it has none.
 
-        A budget that is booked afterwards refuses as well, once it is exhausted.
+        A budget that is booked afterwards refuses as well, once it is exhausted. What AUTH had
+        reserved is given back at the first message: whoever is let in keeps nothing from others.
 
         :param usage: what the session spent so far.
         :param budget: :data:`MESSAGES`, :data:`RECIPIENTS` or :data:`AUTH_FAILURES`.
@@ -97,6 +105,9 @@ class Allowance:
             usage[budget] < ceilings[budget]
             and usage.octets < ceilings.octets
             and usage.errors < ceilings.errors
+            and not (
+                budget == MESSAGES and usage.auth_failures < ceilings.auth_failures < UNLIMITED
+            )
         ):
             return None
         if self._refused is not None:
@@ -124,6 +135,8 @@ class Allowance:
         for index in (budget, RECIPIENTS) if budget == MESSAGES else (budget,):
             if spent[index] >= self._grants[index]:
                 want[index] = self._portions[index]
+        if budget == MESSAGES and self._grants.auth_failures < UNLIMITED:
+            want[AUTH_FAILURES] = GIVE_BACK
         self._before = now_spent
         try:
             settlement = await self._store.settle(lease, spent, Spent(*want))
@@ -134,7 +147,7 @@ class Allowance:
         self._take(settlement.grants)
         if settlement.allowed:
             self._portions = tuple(
-                min(2 * portion, most) if wanted else portion
+                min(2 * portion, most) if wanted > 0 else portion
                 for portion, most, wanted in zip(
                     self._portions, LARGEST_PORTION, want, strict=False
                 )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from preforkmx.errors import SMTPError
+from preforkmx.middleware.addresses import comparable_domain
 from preforkmx.middleware.base import Middleware
-from preforkmx.protocol.domains import to_ascii
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,11 +24,11 @@ def accept_domains(domains: Iterable[str], hostname: str) -> Middleware:
     ``<Postmaster>`` and postmaster at the host's own name are always accepted (RFC 5321
     section 4.5.1). Authenticated clients are bound too.
 
-    :param domains: domains in any case, with U-labels or A-labels, address literals (``"[192.0.2.1]"``), or ``"*"`` for
-        every domain.
+    :param domains: domains in any case, with U-labels or A-labels, address literals
+        (``"[192.0.2.1]"``), or ``"*"`` for every domain.
     :param hostname: this host's name.
     """
-    accepted = frozenset(_comparable(domain) for domain in domains)
+    accepted = frozenset(comparable_domain(domain) for domain in domains)
     own = hostname.lower()
     if ANY in accepted:
         return Middleware(name="domains")
@@ -37,7 +36,7 @@ def accept_domains(domains: Iterable[str], hostname: str) -> Middleware:
     async def check_recipient(_ctx: Context, _peer: Peer, address: str) -> None:
         local, at, domain = address.rpartition("@")
         # Only <Postmaster> has no domain: the parser lets nothing else through.
-        if not at or _comparable(domain) in accepted:
+        if not at or comparable_domain(domain) in accepted:
             return
         if domain.lower() == own and local.strip('"').lower() == "postmaster":
             return
@@ -47,19 +46,3 @@ def accept_domains(domains: Iterable[str], hostname: str) -> Middleware:
 
     return Middleware(check_recipient=check_recipient, name="domains")
 
-
-def _comparable(domain: str) -> str:
-    """Return a form that two spellings of one domain or address literal have in common."""
-    lower = domain.lower()
-    if not lower.startswith("["):
-        if domain.isascii():
-            return lower
-        try:
-            return to_ascii(domain)
-        except ValueError:
-            return lower
-    inner = lower.strip("[]").removeprefix("ipv6:")
-    try:
-        return f"[{ip_address(inner)}]"
-    except ValueError:
-        return lower

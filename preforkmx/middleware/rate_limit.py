@@ -140,7 +140,7 @@ def rate_limit(
         errors=errors,
     )
     opens = limits.leases or connections is not None or network_connections is not None
-    at_mail = any((messages, octets, errors))
+    at_mail = any((messages, octets, errors, auth_failures))
     at_rcpt = any((recipients, errors))
     at_auth = any((auth_failures, errors))
     rates = any((per_sender, per_recipient, per_user))

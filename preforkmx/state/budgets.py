@@ -106,6 +106,9 @@ class Account:
             arrival = stored.get(prefix + self._host, 0)
             short = 0
             if index < PREPAID:
+                if want[index] < 0:
+                    self._give_back(index, prefix, interval, tolerance, now)
+                    continue
                 short = want[index] - self.reserved[index]
                 if short <= 0:
                     continue
@@ -126,16 +129,20 @@ class Account:
     def close(self, spent: Sequence[int], now: int) -> None:
         """Book what was `spent`, and give back what is still reserved."""
         self._book(spent, now)
-        arrivals = self._arrivals
         for index, prefix, interval, tolerance in self._rates:
-            if index >= PREPAID or not self.reserved[index]:
-                continue
-            key = prefix + self._host
-            arrival = arrivals.entries.get(key, 0)
-            if arrival > now:  # else it is at rest, and more than whole it cannot be
-                cost = self.reserved[index] * interval
-                arrivals.put(key, given_back(arrival, now, cost, tolerance), now)
-            self.reserved[index] = 0
+            if index < PREPAID:
+                self._give_back(index, prefix, interval, tolerance, now)
+
+    def _give_back(
+        self, index: int, prefix: bytes, interval: int, tolerance: int, now: int
+    ) -> None:
+        reserved, self.reserved[index] = self.reserved[index], 0
+        key = prefix + self._host
+        arrival = self._arrivals.entries.get(key, 0)
+        # One that is at rest is whole, and more it cannot be.
+        if reserved and arrival > now:
+            after = given_back(arrival, now, reserved * interval, tolerance)
+            self._arrivals.put(key, after, now)
 
     def grants(self, now: int) -> tuple[int, ...]:
         """Return what the session may spend of each budget before it settles."""

@@ -63,13 +63,15 @@ class Spent(NamedTuple):
     octets: int = 0
     errors: int = 0
 
-
     def plus(self, other: Spent) -> Spent:
         """Return the sum with `other`, budget by budget."""
         return Spent(*map(add, self, other))
 
 
 NOTHING: Final = Spent()
+
+#: Wanted of a prepaid budget: nothing any more, and what is reserved of it is given back.
+GIVE_BACK: Final = -1
 WITHOUT_LIMIT: Final = Spent(*(UNLIMITED,) * len(BUDGETS))
 
 
@@ -364,7 +366,8 @@ class Store(Protocol):
         and refuses while less than one unit of it is left.
 
         :param spent: since the lease was opened or settled last.
-        :param want: units of the prepaid budgets that the session wants to have; 0: none.
+        :param want: units of the prepaid budgets that the session wants to have; 0: none more
+            than it has; :data:`GIVE_BACK`: none.
         """
         ...
 

@@ -9,6 +9,7 @@ from preforkmx.errors import StoreUnavailable
 from preforkmx.state.decisions import (
     BUDGETS,
     CONCURRENT_WAIT,
+    GIVE_BACK,
     MICROSECONDS,
     NOTHING,
     PREPAID,
@@ -104,7 +105,7 @@ class LocalStore:
         :raises StoreUnavailable: the lease has ended, or is another store's.
         """
         check_spent(spent)
-        check_spent(want)
+        check_wanted(want)
         if lease.store is not self or lease.id not in self._held:
             raise no_such_lease()
         account = self._held[lease.id]
@@ -184,6 +185,12 @@ def check_spent(spent: Spent) -> None:
     """:raises ValueError: something negative was spent."""
     if min(spent) < 0:
         raise ValueError(f"nobody spends less than nothing: {spent}")
+
+
+def check_wanted(want: Spent) -> None:
+    """:raises ValueError: what is wanted is no number of units, and not GIVE_BACK."""
+    if min(want) < GIVE_BACK:
+        raise ValueError(f"nobody wants less than nothing: {want}")
 
 
 def no_such_lease() -> StoreUnavailable:

@@ -26,6 +26,7 @@ from preforkmx.state.limits import ADMITTED, lease_key
 from preforkmx.state.local import (
     STATES,
     check_spent,
+    check_wanted,
     cost_of,
     granted,
     no_such_lease,
@@ -130,7 +131,7 @@ class EmbeddedStore:
         :raises StoreUnavailable: there was no answer, or the lease has ended.
         """
         check_spent(spent)
-        check_spent(want)
+        check_wanted(want)
         if lease.store is not self or self._leases.get(lease.id) is not lease:
             raise no_such_lease()
         if lease.limits is None or not lease.limits.budget_numbers:

@@ -16,7 +16,7 @@ more than 256 octets of buffer, whoever sends it::
     OPEN_ACCOUNT   as OPEN, with interval and tolerance u64 u64 of each → grants, outcome, wait
                    of the five budgets before the length of the host
     SETTLE         lease u64, spent of each budget 5 u64, wanted of     → grants, code, wait
-                   each prepaid one 3 u64
+                   each prepaid one 3 i64
     CLOSE_ACCOUNT  lease u64, spent of each budget 5 u64
     HOLD_ACCOUNT   lease u64, 1 where open connections are limited u8,
                    interval and tolerance u64 u64 of each budget,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from preforkmx.state.decisions import ConnectionLimits, Spent
 
-VERSION: Final = 2
+VERSION: Final = 3
 TOKEN_SIZE: Final = 16
 
 HELLO: Final = 1
@@ -74,7 +74,7 @@ LEASE_BODY: Final = Struct("<2xQ")
 TAKE_BODY: Final = Struct("<2xQQ")
 GREYLIST_BODY: Final = Struct("<2xQQQHQ16s")
 OPEN_ACCOUNT_BODY: Final = Struct("<2xQQQQQI10QB")
-SETTLE_BODY: Final = Struct("<2xQ5Q3Q")
+SETTLE_BODY: Final = Struct("<2xQ5Q3q")
 CLOSE_ACCOUNT_BODY: Final = Struct("<2xQ5Q")
 HOLD_ACCOUNT_BODY: Final = Struct("<2xQB10QB")
 
@@ -89,7 +89,7 @@ _LEASE: Final = Struct("<BBQ")
 _TAKE: Final = Struct("<BBQQ")
 _GREYLIST: Final = Struct("<BBQQQHQ16s")
 _OPEN_ACCOUNT: Final = Struct("<BBQQQQQI10QB")
-_SETTLE: Final = Struct("<BBQ5Q3Q")
+_SETTLE: Final = Struct("<BBQ5Q3q")
 _CLOSE_ACCOUNT: Final = Struct("<BBQ5Q")
 _HOLD_ACCOUNT: Final = Struct("<BBQB10QB")
 

@@ -72,6 +72,14 @@ local function wait_for_one(name, interval, tolerance)
     return math.max(0, math.min(ahead(name), 2 * tolerance) - tolerance + interval)
 end
 
+-- Give back what is reserved of a budget. One that is at rest is whole, and more it cannot be.
+local function give_back(name, reserved, interval, tolerance)
+    local arrival = arrivals[name] or 0
+    if reserved > 0 and arrival > now then
+        put(name, math.min(arrival, now + 2 * tolerance) - reserved * interval)
+    end
+end
+
 -- Charge what was spent of a budget, and return what is still reserved: that is charged already.
 local function book(index, interval, tolerance, reserved, spent)
     if index <= PREPAID then

@@ -19,9 +19,8 @@ for index, name in ipairs(BUDGETS) do
     local interval, tolerance = numbers[2 * index - 1], numbers[2 * index]
     if interval > 0 then
         local reserved = book(index, interval, tolerance, amounts[index], amounts[PREPAID + index])
-        local arrival = arrivals[name] or 0
-        if index <= PREPAID and reserved > 0 and arrival > now then
-            put(name, math.min(arrival, now + 2 * tolerance) - reserved * interval)
+        if index <= PREPAID then
+            give_back(name, reserved, interval, tolerance)
         end
     end
 end

@@ -1,7 +1,8 @@
 -- Book what a session spent, and reserve what it wants.
 -- KEYS: the host's arrival times
 -- ARGV: time, ConnectionLimits.budget_numbers as doubles,
---       as doubles: what is reserved (PREPAID), what was spent, what is wanted (PREPAID)
+--       as doubles: what is reserved (PREPAID), what was spent, what is wanted (PREPAID;
+--       less than 0: what is reserved is given back)
 -- Returns the budget that refuses or 0, the µs to wait, and the grant of each budget.
 
 local numbers, amounts = doubles(ARGV[2]), doubles(ARGV[3])
@@ -15,8 +16,14 @@ for index, name in ipairs(BUDGETS) do
         local prepaid, short = index <= PREPAID, 0
         local left_over = book(index, interval, tolerance, amounts[index], amounts[PREPAID + index])
         if prepaid then
+            local want = amounts[PREPAID + #BUDGETS + index]
+            if want < 0 then
+                give_back(name, left_over, interval, tolerance)
+                left_over = 0
+            else
+                short = want - left_over
+            end
             reserved[index] = left_over
-            short = amounts[PREPAID + #BUDGETS + index] - left_over
         end
         if short > 0 or not prepaid then
             local left = units_left(name, interval, tolerance)

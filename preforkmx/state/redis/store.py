@@ -29,6 +29,7 @@ from preforkmx.state.limits import ADMITTED
 from preforkmx.state.local import (
     STATES,
     check_spent,
+    check_wanted,
     cost_of,
     granted,
     no_such_lease,
@@ -194,7 +195,7 @@ class RedisStore:
         :raises StoreUnavailable: as ever, or the lease has ended, or is another store's.
         """
         check_spent(spent)
-        check_spent(want)
+        check_wanted(want)
         if lease not in self._held or lease.limits is None:
             raise no_such_lease()
         numbers = lease.limits.budget_numbers

@@ -139,6 +139,24 @@ def many(caller, most=1000):
     return most
 
 
+def test_who_is_let_in_keeps_no_failure_from_the_others_of_his_office(store, clock):
+    limited = rate_limit(store, auth_failures=Rate(10, 3600.0, 10), clock=clock)
+    callers = []
+    for _ in range(30):
+        caller = Caller(limited)
+        caller.auth(fails=0)
+        caller.message()
+        caller.message()
+        callers.append(caller)
+    # One that fails is counted all the same, and the places of the others are no failures.
+    for _ in range(10):
+        Caller(limited).auth(fails=1)
+    assert "auth_failures" in refusal(Caller, limited).message
+    for caller in callers:
+        caller.end()
+    assert "auth_failures" in refusal(Caller, limited).message
+
+
 # --- messages and recipients -------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from preforkmx.state.decisions import (
     NOTHING,
+    WITHOUT_LIMIT,
     ConnectionLimits,
     GreylistSettings,
     GreylistState,
@@ -50,7 +51,7 @@ async def connected(path):
         frames.hello(TOKEN) + b"\x00",
         frames.hello(TOKEN) + b"\x01\x63",
         frames.hello(TOKEN) + b"\x05" + TAKE[1:6],
-        frames.hello(TOKEN).replace(b"\x01\x02\x00", b"\x01\x03\x00", 1),
+        frames.hello(TOKEN).replace(b"\x01\x03\x00", b"\x01\x02\x00", 1),
         frames.hello(TOKEN) + frames.hold(1, b"key") + frames.hold(1, b"key"),
         frames.hello(TOKEN) + frames.hold(1, b""),
         frames.hello(TOKEN) + frames.hold_account(1, b"host", BUDGETS) * 2,
@@ -226,7 +227,7 @@ def test_no_frame_is_longer_than_256_octets(limits):
     for frame in (
         frames.open_connection(most, host, limits),
         frames.hold_account(most, host, BUDGETS),
-        frames.settle(most, everything, everything),
+        frames.settle(most, everything, WITHOUT_LIMIT),
         frames.close_account(most, everything),
     ):
         assert len(frame) == 1 + frame[0] <= 256

@@ -10,6 +10,7 @@ from preforkmx.errors import StoreUnavailable
 from preforkmx.state.decisions import (
     BUDGETS,
     CONCURRENT_WAIT,
+    GIVE_BACK,
     LONGEST_NAME,
     LONGEST_SPAN,
     NOTHING,
@@ -461,6 +462,25 @@ def test_a_settlement_that_is_refused_keeps_what_the_session_has_and_reserves_no
     with_store(scenario)
 
 
+def test_a_session_gives_back_what_it_wants_no_more(with_store):
+    async def scenario(store, clock):
+        limits = ConnectionLimits("in", messages=TEN, auth_failures=Rate(1, 50.0, 1))
+        one = (await store.open_connection(HOST, limits)).lease
+        assert (await store.settle(one, NOTHING, Spent(auth_failures=1))).allowed
+        assert (await store.open_connection(HOST, limits)).limit == "auth_failures"
+        settled = await store.settle(one, NOTHING, Spent(auth_failures=GIVE_BACK))
+        assert (settled.allowed, settled.grants[:PREPAID]) == (True, (1, UNLIMITED, 0))
+        two = (await store.open_connection(HOST, limits)).lease
+        # What was spent of it before stays spent.
+        assert (await store.settle(two, NOTHING, Spent(auth_failures=1))).allowed
+        await store.settle(two, Spent(auth_failures=1), Spent(auth_failures=GIVE_BACK))
+        await store.close_connection(one)
+        refused = await store.open_connection(HOST, limits)
+        assert (refused.admitted, refused.limit, refused.wait) == (False, "auth_failures", 50.0)
+
+    with_store(scenario)
+
+
 def test_what_was_spent_is_booked_where_the_settlement_is_refused_too(with_store):
     async def scenario(store, clock):
         lease = (await store.open_connection(HOST, EACH)).lease
@@ -581,7 +601,7 @@ def test_nobody_spends_less_than_nothing(with_store, spent):
         lease = (await store.open_connection(HOST, EACH)).lease
         for operation in (
             store.settle(lease, spent),
-            store.settle(lease, NOTHING, spent),
+            store.settle(lease, NOTHING, spent.plus(spent)),
             store.close_connection(lease, spent),
         ):
             with pytest.raises(ValueError, match="less than nothing"):
