@@ -108,21 +108,20 @@ def test_thousands_of_names_at_once_are_all_found(server):
 
 def test_a_server_that_is_stopped_costs_the_deadline_and_another_one_nothing_for_long():
     async def scenario(first, second):
-        async with Resolver([first.address], timeout=0.5) as resolver:
+        async with Resolver([first.address], timeout=2) as resolver:
             assert await resolver.a("a.many.example.org")
             first.signal(signal.SIGSTOP)
             began = time.monotonic()
             with pytest.raises(DNSTimeout):
                 await resolver.a("b.many.example.org")
-            assert 0.5 <= time.monotonic() - began < 2
+            assert 2 <= time.monotonic() - began < 4
             # What is known needs nobody.
             assert await resolver.a("a.many.example.org")
-            async with Resolver([first.address, second.address], timeout=0.5) as both:
-                began = time.monotonic()
+            async with Resolver([first.address, second.address], timeout=1) as both:
                 for number in range(50):
                     assert await both.a(f"c{number}.many.example.org")
-                # Three tries, and one every second.
-                assert time.monotonic() - began < 6
+                # Three tries, and one whenever it has rested.
+                assert both.counters.timeouts < 10
             first.signal(signal.SIGCONT)
             assert await resolver.a("d.many.example.org")
 
