@@ -65,6 +65,11 @@ def every_host() -> Iterator[str]:
         yield f"127.{high}.{low}.1"
 
 
+def hexed(host: str) -> str:
+    """Return an IPv4 address as keys in Redis have it."""
+    return bytes(map(int, host.split("."))).hex()
+
+
 class Session:
     """One connection, and how long it waited for each of its replies."""
 

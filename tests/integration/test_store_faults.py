@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
-from tests.integration.fleet import admitted, every_host, fleet, happens, visiting
+from tests.integration.fleet import admitted, every_host, fleet, happens, hexed, visiting
 from tests.integration.redis_servers import redis_server, sentinel_trio
 
 if TYPE_CHECKING:
@@ -103,11 +103,6 @@ class Watched:
         counts = await admitted([self.port], host, 3 * LIMIT, at_once=4)
         assert counts[self.port] == LIMIT
         return host
-
-
-def hexed(host: str) -> str:
-    """Return a host as keys have it."""
-    return bytes(map(int, host.split("."))).hex()
 
 
 def counts(server: Server, host: str) -> bool:
