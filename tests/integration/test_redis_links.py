@@ -180,6 +180,20 @@ class TestOneServer:
 
         run(main())
 
+    def test_a_script_that_many_ask_for_is_brought_once(self, run, server):
+        async def main():
+            async with at(server) as nodes:
+                await nodes.run(COUNT, [b"key"], [1])
+                server.ask("SCRIPT", "FLUSH")
+                server.ask("CONFIG", "RESETSTAT")
+                await asyncio.gather(*(nodes.run(COUNT, [b"key"], [1]) for _ in range(500)))
+                assert "cmdstat_eval:calls=1," in server.ask("INFO", "commandstats")
+                # A second flush at once: the script is brought again.
+                server.ask("SCRIPT", "FLUSH")
+                assert await nodes.run(COUNT, [b"key"], [1]) == 502
+
+        run(main())
+
     def test_what_nobody_waits_for_is_done_all_the_same(self, run, server):
         async def main():
             async with at(server) as nodes:

@@ -36,6 +36,8 @@ FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 1.0
 #: A server that refuses the greeting is complained of once in so many seconds.
 COMPLAINT_SECONDS: Final = 60.0
+#: A script that was sent whole is not sent again for so many seconds, but asked for by its name.
+BROUGHT_SECONDS: Final = 1.0
 #: What CLIENT LIST shows of us.
 CLIENT_NAME: Final = "preforkmx"
 
@@ -104,6 +106,7 @@ class Link:
         self._was_ready = False
         self._resolvers: dict[str, Resolver] = {}
         self._complained = -COMPLAINT_SECONDS
+        self._brought: dict[object, float] = {}
         #: Where the connection leads, or the last attempt led.
         self.address: Address | None = None
         #: Why there is no connection.
@@ -167,6 +170,19 @@ class Link:
             raise StoreUnavailable(f"{self}: {self.why}")
         self._connection.tell(command, answer)
 
+    def brings(self, script: object) -> bool:
+        """Say whether somebody has just sent this script whole, on this connection.
+
+        If not, the caller does it now.
+        """
+        now = time.monotonic()
+        brought = self._connection is not None and (
+            now - self._brought.get(script, -BROUGHT_SECONDS) < BROUGHT_SECONDS
+        )
+        if not brought:
+            self._brought[script] = now
+        return brought
+
     def __str__(self) -> str:
         return str(self.address) if self.address is not None else "Redis"
 
@@ -193,6 +209,7 @@ class Link:
                 address, self._access, self._deadline, self._resolver(address), self._changed
             )
             self._connection = connection
+            self._brought.clear()
             self._up.set()
             self._changed()
             self._attempted.set()
