@@ -12,17 +12,24 @@ from preforkmx.config import values
 from preforkmx.config.schema import (
     Discard,
     Greylist,
+    Lmtp,
     Maildir,
+    NextHop,
     RateLimit,
     RequireAuth,
     RequireTLS,
     SiteDelivery,
     SiteMiddleware,
+    Smtp,
     Users,
 )
 from preforkmx.config.values import BadValue
 from preforkmx.delivery.discard import discard
+from preforkmx.delivery.lmtp import lmtp
 from preforkmx.delivery.maildir import maildir
+from preforkmx.delivery.nexthop.options import Options
+from preforkmx.delivery.nexthop.settings import Timeouts
+from preforkmx.delivery.smtp import smtp
 from preforkmx.middleware import greylist
 from preforkmx.middleware.auth import require_auth
 from preforkmx.middleware.base import Middleware
@@ -131,6 +138,10 @@ def make_delivery(table: AnyDelivery, hostname: str) -> Middleware:
     match table:
         case Maildir():
             return maildir(table.path, hostname=hostname)
+        case Lmtp():
+            return lmtp(table.servers, hostname=hostname, **_next_hop(table))
+        case Smtp():
+            return smtp(table.servers, hostname=hostname, **_next_hop(table))
         case Discard():
             return discard()
         case SiteDelivery():
@@ -160,6 +171,32 @@ def _users(table: Users, number: int) -> Middleware:
         raise BadValue("stands here twice", "put all users into one file")
     threads = table.threads or min(MAX_THREADS, usable_cores())
     return users(table.file, threads=threads, waiting=table.waiting)
+
+
+def _next_hop(table: NextHop) -> Options:
+    return Options(
+        tls=table.tls,
+        ca=table.ca_file,
+        tls_name=table.tls_name or "",
+        certificate=table.certificate,
+        key=table.key,
+        user=table.user,
+        password_file=table.password_file,
+        connections=table.connections,
+        idle=table.idle,
+        reuse=table.reuse,
+        chunking=table.chunking,
+        forward=table.forward,
+        timeouts=Timeouts(
+            connect=table.connect_timeout,
+            greeting=table.greeting_timeout,
+            command=table.command_timeout,
+            data=table.data_timeout,
+            block=table.block_timeout,
+            end=table.end_timeout,
+        ),
+        timeout=table.timeout,
+    )
 
 
 def _options(table: Greylist) -> dict[str, Any]:

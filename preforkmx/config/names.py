@@ -12,6 +12,7 @@ from typing import Any
 from preforkmx.config import values
 from preforkmx.config.kinds import Kind, meant
 from preforkmx.config.values import BadValue
+from preforkmx.delivery.nexthop.servers import split
 from preforkmx.session.listener import MAX_UNIX_PATH, split_address
 from preforkmx.state.redis import url as redis_url
 from preforkmx.state.redis.keys import Keys
@@ -151,6 +152,66 @@ class DNSServers(_ListOf):
     @property
     def words(self) -> str:
         return "an array of addresses with ports"
+
+
+@dataclass(frozen=True)
+class NextHops(_ListOf):
+    """Servers that mail is handed to, each ``HOST:PORT`` or ``unix:PATH``; 1 to 16."""
+
+    MOST = 16
+
+    def read(self, value: Any, folder: Path) -> tuple[str, ...]:
+        servers: tuple[str, ...] = self.parse(value)
+        return tuple(
+            f"unix:{os.path.normpath(folder.absolute() / server.removeprefix('unix:'))}"
+            if server.startswith("unix:")
+            else server
+            for server in servers
+        )
+
+    def read_element(self, element: Any) -> str:
+        wanted = 'must be an address such as "192.0.2.10:25", "[::1]:24" or "unix:/PATH"'
+        if not isinstance(element, str):
+            raise BadValue(wanted)
+        if element.startswith("unix:") and not element.startswith("unix:/"):
+            if element == "unix:":
+                raise BadValue(wanted)
+            return element
+        try:
+            split(element)
+        except ValueError as error:
+            hint = f'did you mean "unix:{element}"?' if element.startswith("/") else str(error)
+            raise BadValue(wanted, hint) from None
+        return element
+
+    def parse(self, value: Any) -> tuple[str, ...]:
+        servers: tuple[str, ...] = super().parse(value)
+        if not 1 <= len(servers) <= self.MOST:
+            raise BadValue(f"must name 1 to {self.MOST} servers")
+        if len(set(servers)) < len(servers):
+            raise BadValue("names a server twice")
+        return servers
+
+    @property
+    def words(self) -> str:
+        return "an array of addresses with ports, or unix:PATH"
+
+
+@dataclass(frozen=True)
+class UserName(Kind):
+    """A name for AUTH; "" is none."""
+
+    def parse(self, value: Any) -> str:
+        if not isinstance(value, str) or not value.isprintable() or len(value) > 255:
+            raise BadValue(f"must be {self.words}")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "maxLength": 255}
+
+    @property
+    def words(self) -> str:
+        return "a name of at most 255 printable characters"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 
 from preforkmx.config.certificate import certificate_problems
 from preforkmx.config.problem import Problem
-from preforkmx.config.schema import Greylist, Maildir, RateLimit, Users
+from preforkmx.config.schema import (
+    Greylist,
+    Maildir,
+    NextHop,
+    RateLimit,
+    RequireAuth,
+    Smtp,
+    Users,
+)
 from preforkmx.session.listener import split_address
 
 if TYPE_CHECKING:
@@ -164,6 +172,45 @@ def promises(draft: Draft) -> Iterator[Problem]:
         )
 
 
+def next_hops(draft: Draft) -> Iterator[Problem]:
+    """What a delivery to other servers is told fits together."""
+    table = draft.delivery
+    if not isinstance(table, NextHop) or draft.circumstances.app:
+        return
+    path = ("delivery",)
+    if bool(table.user) != (table.password_file is not None):
+        missing, given = ("password_file", "user") if table.user else ("user", "password_file")
+        yield Problem((*path, given), f"needs {missing}", value=str(getattr(table, given)))
+    if table.key is not None and table.certificate is None:
+        yield Problem((*path, "key"), "needs certificate", value=str(table.key))
+    if table.tls == "off":
+        for name in ("ca_file", "tls_name", "certificate"):
+            value = getattr(table, name)
+            if value is not None:
+                yield Problem((*path, name), "changes nothing", 'tls = "off"', str(value))
+        if draft.extensions is not None and draft.extensions.requiretls:
+            hint = 'the delivery needs tls = "verify"'
+            yield Problem(("extensions", "requiretls"), "cannot be kept", hint, value=True)
+
+
+def open_relay(draft: Draft) -> Iterator[Problem]:
+    """Nobody from anywhere can send mail to anywhere."""
+    if not isinstance(draft.delivery, Smtp) or draft.domains != ("*",):
+        return
+    if draft.circumstances.app or any(
+        isinstance(table, RequireAuth) for table in draft.middleware.values()
+    ):
+        return
+    public = [each for each in draft.listener.values() if not _is_local(each)]
+    if public:
+        yield Problem(
+            ("domains",),
+            "would make this an open relay",
+            f"name the domains, add require_auth, or listen on loopback, not {public[0].address}",
+            ["*"],
+        )
+
+
 def bare_newlines(draft: Draft) -> Iterator[Problem]:
     """Networks that may send bare newlines are an exception from a refusal."""
     limits = draft.limits
@@ -285,6 +332,8 @@ RULES: tuple[Callable[[Draft], Iterable[Problem]], ...] = (
     lmtp_ports,
     proxies,
     promises,
+    next_hops,
+    open_relay,
     bare_newlines,
     tls_for_listeners,
     tls_for_users,
@@ -299,6 +348,10 @@ RULES: tuple[Callable[[Draft], Iterable[Problem]], ...] = (
 
 def _is_unix(listener: ListenerTable) -> bool:
     return listener.address.startswith("unix:")
+
+
+def _is_local(listener: ListenerTable) -> bool:
+    return _is_unix(listener) or ip_address(split_address(listener.address)[0]).is_loopback
 
 
 def _place(listener: ListenerTable) -> tuple[object, ...]:

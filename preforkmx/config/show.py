@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from preforkmx.config.kinds import kind_of
-from preforkmx.config.schema import Config, Table
+from preforkmx.config.schema import Config, Lmtp, Smtp, Table
 from preforkmx.config.toml import dump_key, dump_value, mask
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def json_schema() -> dict[str, Any]:
     document = Config.model_json_schema()
     document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     document["title"] = "preforkmx"
-    models = {model.__name__: model for model in Table.__subclasses__()}
+    models = {model.__name__: model for model in (*Table.__subclasses__(), Lmtp, Smtp)}
     _plain_defaults(document, Config)
     for name, definition in document["$defs"].items():
         _plain_defaults(definition, models[name])
@@ -50,7 +50,7 @@ def _plain_defaults(definition: dict[str, Any], model: type[Table]) -> None:
     for key, about in model.model_fields.items():
         entry = definition["properties"][key]
         entry.pop("title", None)
-        default = plain(about, about.default)
+        default = None if about.is_required() else plain(about, about.default)
         if isinstance(default, Table) or default in (None, ()):
             entry.pop("default", None)
         elif "default" in entry:
