@@ -381,3 +381,43 @@ def test_every_caller_gets_an_error_of_his_own(run):
             assert len({id(error) for error in errors}) == 3
 
     run(scenario())
+
+
+def test_so_many_wait_for_one_answer(run, monkeypatch):
+    monkeypatch.setattr("preforkmx.dns.resolver.MAX_JOINED", 2)
+
+    async def scenario():
+        async with NameServer(lambda _: None) as server, Resolver([server.address]) as resolver:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(resolver.a("example.org")) for _ in range(2)]
+                query = await server.heard(1)
+                with pytest.raises(DNSBusy):
+                    await resolver.a("example.org")
+                query.respond(query.response("example.org. 300 IN A 192.0.2.1"))
+            assert [len(task.result()) for task in tasks] == [1, 1]
+
+    run(scenario())
+
+
+def test_questions_leave_no_faster_than_a_servers_buffer_takes_them(run, monkeypatch):
+    monkeypatch.setattr("preforkmx.dns.resolver.BURST", 10)
+    monkeypatch.setattr("preforkmx.dns.resolver.WINDOW", 0.05)
+
+    async def scenario():
+        async with NameServer(lambda _: None) as server, Resolver([server.address]) as resolver:
+            began = time.monotonic()
+            tasks = [asyncio.create_task(resolver.a(f"n{n}.example.org")) for n in range(45)]
+            await asyncio.sleep(0)
+            assert resolver.counters.sent == 10
+            # Who goes away is not asked for.
+            await resolver.close()
+            assert {type(error) for error in await asyncio.gather(*tasks, return_exceptions=True)}
+            await resolver.start()
+            tasks = [asyncio.create_task(resolver.a(f"m{n}.example.org")) for n in range(45)]
+            await server.heard(55)
+            assert time.monotonic() - began >= 4 * 0.05
+            for query in server.queries:
+                query.respond(query.response(f"{query.name}. 300 IN A 192.0.2.1"))
+            assert len(await asyncio.gather(*tasks)) == 45
+
+    run(scenario())

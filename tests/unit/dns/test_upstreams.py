@@ -556,3 +556,21 @@ def test_nothing_of_a_negative_answer_is_taken_for_a_record(run):
             assert (answer.records, answer.nxdomain) == ((), True)
 
     run(scenario())
+
+
+def test_a_late_error_of_one_server_does_not_end_the_try_with_another(run):
+    async def scenario():
+        async with NameServer(silent) as first, NameServer(silent) as second:
+            servers = [first.address, second.address]
+            async with Resolver(servers, timeout=2) as resolver:
+                task = asyncio.create_task(resolver.a("example.org"))
+                late = await first.heard(1)
+                query = await second.heard(1)
+                late.respond(late.response(rcode="SERVFAIL"))
+                await asyncio.sleep(0.05)
+                assert not task.done()
+                assert len(second.queries) == 1
+                query.respond(found(query))
+                assert await task == HERE
+
+    run(scenario())
