@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from preforkmx.app import chain, code
+from preforkmx.app.resolver import SharedResolver, resolver_lifespan
 from preforkmx.errors import ConfigError, SMTPError
 from preforkmx.middleware.domains import accept_domains
 from preforkmx.observe.log import AccessLog
@@ -32,8 +33,9 @@ _Made = TypeVar("_Made")
 class Builder:
     """Builds one server, and collects everything that is wrong on the way.
 
-    The chain is: the store's lifespan, the check of the recipients' domains, the
-    ``[[middleware]]`` in its order, then the application's own.
+    The chain is: the store's lifespan, the check of the recipients' domains, the resolver's
+    lifespan where something looks names up, the ``[[middleware]]`` in its order, then the
+    application's own.
 
     :param app: ``MODULE:OBJECT`` of an application, or None.
     :param tls: the context that the master made before the fork.
@@ -183,17 +185,22 @@ class Builder:
         first = [chain.store_lifespan(self._store)]
         if config.domains is not None:
             first.append(accept_domains(config.domains, hostname))
+        resolver = SharedResolver(config.dns)
+        checks = []
         numbers: Counter[str] = Counter()
         for index, table in enumerate(config.middleware):
             numbers[table.use] += 1
             made = self._attempt(
                 ("middleware", index, "use"),
                 table.use,
-                partial(chain.make_middleware, table, self._store, numbers[table.use]),
+                partial(chain.make_middleware, table, self._store, numbers[table.use], resolver),
             )
             if made is not None:
-                first.append(made)
-        return first
+                checks.append(made)
+        dns = resolver_lifespan(resolver)
+        if dns is not None:
+            first.append(dns)
+        return first + checks
 
     def _attempt(self, path: KeyPath, value: str, make: Callable[[], _Made]) -> _Made | None:
         try:

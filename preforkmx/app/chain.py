@@ -48,6 +48,7 @@ from preforkmx.workers.seat import StoreReading
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from preforkmx.app.resolver import SharedResolver
     from preforkmx.config.schema import AnyDelivery, AnyMiddleware, State
     from preforkmx.state.decisions import Store
     from preforkmx.state.redis.url import Target
@@ -108,10 +109,13 @@ def store_lifespan(store: Store) -> Middleware:
     return Middleware(lifespan=partial(running, store), name="store")
 
 
-def make_middleware(table: AnyMiddleware, store: Store, number: int) -> Middleware:
+def make_middleware(
+    table: AnyMiddleware, store: Store, number: int, resolver: SharedResolver
+) -> Middleware:
     """Return the middleware of one ``[[middleware]]`` table.
 
     :param number: which of the tables of its kind it is, from 1: their counts are kept apart.
+    :param resolver: for those that look names up: ``resolver_of(resolver)``.
     :raises ValueError: when it cannot be made; the text is for the operator.
     :raises ConfigError: with everything that is wrong with a file that it reads.
     """

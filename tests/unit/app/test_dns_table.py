@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from preforkmx.app.resolver import make_resolver
+from preforkmx.app.resolver import (
+    SharedResolver,
+    make_resolver,
+    resolver_lifespan,
+    resolver_of,
+)
 from preforkmx.config.names import DNSServers
 from preforkmx.config.schema import Dns
 from preforkmx.dns.servers import MAX_SERVERS
@@ -25,3 +30,22 @@ def test_the_resolver_asks_the_servers_of_the_configuration_and_lives_with_its_w
 
 def test_the_configuration_takes_as_many_servers_as_the_resolver():
     assert DNSServers.MOST == MAX_SERVERS
+
+
+def test_all_middleware_of_a_worker_shares_one_resolver_that_lives_with_it(run):
+    shared = SharedResolver(Dns())
+    resolver = resolver_of(shared)
+    assert resolver_of(shared) is resolver
+    link = resolver_lifespan(shared)
+    assert link is not None
+
+    async def scenario():
+        async with link.lifespan() as running:
+            assert running is resolver
+            assert resolver.servers
+
+    run(scenario())
+
+
+def test_a_worker_that_looks_nothing_up_has_no_resolver():
+    assert resolver_lifespan(SharedResolver(Dns())) is None

@@ -8,9 +8,10 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from preforkmx.app.chain import make_middleware
+from preforkmx.app.resolver import SharedResolver
 from preforkmx.config.load import Document, load
 from preforkmx.config.rules import LIMITS
-from preforkmx.config.schema import RateLimit, Users
+from preforkmx.config.schema import Dns, RateLimit, Users
 from preforkmx.context import Context
 from preforkmx.model import Peer
 from preforkmx.state.decisions import ConnectionLimits, Rate
@@ -56,7 +57,7 @@ def tables(text):
 def asked(table, number=1):
     """Return what a session of this table's middleware asks the store."""
     store = Asked()
-    middleware = make_middleware(table, store, number)
+    middleware = make_middleware(table, store, number, SharedResolver(Dns()))
 
     async def session():
         peer = Peer(ip_address("198.51.100.1"), 40000, "mx.example.com", "0.0.0.0:25")
