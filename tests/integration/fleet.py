@@ -37,16 +37,29 @@ def fleet(
     masters: int = 2,
     workers: int = 4,
     command: tuple[str, ...] = COMMAND,
+    servers: Sequence[Server] = (),
 ) -> Iterator[list[MX]]:
-    """Serve the same configuration with several masters, whose state is at `url`."""
+    """Serve the same configuration with several masters, whose state is at `url`.
+
+    :param servers: the primaries there; every worker has a connection to each. A worker waits for
+        none: where a machine has no time it would count by itself at first.
+    """
     toml = f'{toml}\n[state]\nurl = "{url}"\n[delivery]\nuse = "discard"\n'
     with contextlib.ExitStack() as stack:
-        yield [
+        running = [
             stack.enter_context(
                 serving(directory / f"mx{number}", toml, workers=workers, command=command)
             )
             for number in range(masters)
         ]
+        for server in servers:
+            until(
+                lambda server=server: (
+                    server.ask("CLIENT", "LIST").count(" name=preforkmx ") >= masters * workers
+                ),
+                "every worker has a connection to Redis",
+            )
+        yield running
 
 
 def kill_all(mx: MX) -> None:

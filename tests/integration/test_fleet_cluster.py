@@ -64,7 +64,9 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def masters(cluster, tmp_path_factory):
-    with fleet(tmp_path_factory.mktemp("fleet"), cluster.url, LIMITS) as masters:
+    with fleet(
+        tmp_path_factory.mktemp("fleet"), cluster.url, LIMITS, servers=cluster.primaries()
+    ) as masters:
         yield masters
 
 

@@ -65,7 +65,7 @@ def test_eight_workers_of_two_masters_admit_exactly_the_limit(tmp_path, empty):
         await close_all(held)
         await happens(lambda: not leases(empty), "the leases are given back")
 
-    with fleet(tmp_path, f"redis://{empty.address}", LIMITS) as masters:
+    with fleet(tmp_path, f"redis://{empty.address}", LIMITS, servers=[empty]) as masters:
         asyncio.run(scenario([mx.ports[0] for mx in masters]))
         for mx in masters:
             assert mx.stop() == 0
@@ -116,7 +116,7 @@ def test_places_of_a_killed_worker_and_of_a_killed_server_come_back_within_the_l
         await happens(lambda: not leases(empty), "the leases are given back")
 
     url = f"redis://{empty.address}"
-    with fleet(tmp_path, url, LIMITS, command=SHORT_LEASES) as masters:
+    with fleet(tmp_path, url, LIMITS, command=SHORT_LEASES, servers=[empty]) as masters:
         asyncio.run(scenario(masters))
 
 
@@ -148,7 +148,7 @@ def test_a_rolling_reload_of_one_master_forgets_no_limit_and_leaks_no_lease(tmp_
         await happens(lambda: not leases(empty), "the leases are given back")
         assert {worker["generation"] for worker in other.status()["workers"]} == {1}
 
-    with fleet(tmp_path, f"redis://{empty.address}", LIMITS, workers=2) as masters:
+    with fleet(tmp_path, f"redis://{empty.address}", LIMITS, workers=2, servers=[empty]) as masters:
         asyncio.run(scenario(masters))
 
 

@@ -111,9 +111,9 @@ def counts(server: Server, host: str) -> bool:
 
 
 @contextlib.contextmanager
-def watched(folder, url) -> Iterator[Watched]:
+def watched(folder, url, server) -> Iterator[Watched]:
     toml = SITE.replace("CONTROL", str(folder / "mx0" / "control.sock"))
-    with fleet(folder, url, toml, masters=1, workers=WORKERS) as (mx,):
+    with fleet(folder, url, toml, masters=1, workers=WORKERS, servers=[server]) as (mx,):
         yield Watched(mx, every_host())
 
 
@@ -126,7 +126,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def site(server, tmp_path_factory):
-    with watched(tmp_path_factory.mktemp("faults"), f"redis://{server.address}") as site:
+    with watched(tmp_path_factory.mktemp("faults"), f"redis://{server.address}", server) as site:
         yield site
 
 
@@ -235,7 +235,7 @@ def test_scripts_that_are_gone_are_sent_again_and_nobody_notices(site, server):
 
 
 def test_a_sentinel_failover_costs_nobody_a_wait_and_the_new_primary_counts(tmp_path):
-    with sentinel_trio() as trio, watched(tmp_path, trio.url) as site:
+    with sentinel_trio() as trio, watched(tmp_path, trio.url, trio.primary) as site:
         asyncio.run(through(site, trio.primary.kill, None, redis=trio.replica))
         assert trio.primary_port() == trio.replica.port
 
