@@ -126,6 +126,23 @@ class Envelope:
     :attr:`data`, and with ``b""`` once it is whole. To be set before the message begins."""
     rejections: dict[int, SMTPError] = field(default_factory=dict)
     """What :meth:`reject_recipient` recorded, by index."""
+    targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What :meth:`redirect` recorded, by forward path as it stands in :attr:`recipients`."""
+
+    def redirect(self, recipient: str, *targets: str) -> None:
+        """Let others have the mail of one recipient: an alias, or a mailbox without its extension.
+
+        In check_recipient, before the recipient is one. Other hooks go on seeing the forward
+        path that the client gave, and so does the log; the delivery has the targets in its
+        place, each of them once, at RCPT already where it is asked then. What it refuses for a
+        target is refused for the recipient.
+
+        :param targets: ASCII addresses, since mail without SMTPUTF8 goes there too; at least one.
+        :raises ValueError: there is none.
+        """
+        if not targets:
+            raise ValueError("a recipient is redirected to at least one address")
+        self.targets[recipient] = targets
 
     def reject_recipient(self, index: int, error: SMTPError) -> None:
         """Refuse the message for one recipient, while others have it.

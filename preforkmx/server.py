@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from preforkmx.context import Context, Signal
 from preforkmx.middleware.base import Middleware
 from preforkmx.middleware.chain import compile_chain
+from preforkmx.middleware.redirect import redirected
 from preforkmx.protocol.settings import Settings
 from preforkmx.session.acceptor import Acceptor
 from preforkmx.session.listener import Listener, split_address
@@ -294,7 +295,7 @@ class Server:
             raise RuntimeError("this server runs already")
         service = self._service
         service.chain = compile_chain(
-            [*self._middleware, *([self._delivery] if self._delivery else [])]
+            [*self._middleware, *([redirected(self._delivery)] if self._delivery else [])]
         )
         service.id_prefix = f"{int(time.time()):x}{os.getpid():x}-"
         service.draining, service.retiring, service.aborting = Signal(), False, False

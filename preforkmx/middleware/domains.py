@@ -45,4 +45,3 @@ def accept_domains(domains: Iterable[str], hostname: str) -> Middleware:
         )
 
     return Middleware(check_recipient=check_recipient, name="domains")
-

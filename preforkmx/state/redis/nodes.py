@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from preforkmx.state.redis.link import Link
-    from preforkmx.state.redis.script import Script, Word
+    from preforkmx.state.redis.script import Command, Script, Word
 
 _log = logging.getLogger("preforkmx.state")
 
@@ -50,10 +50,12 @@ class Nodes(Protocol):
         """Close every connection; who still waits gets no answer."""
         ...
 
-    async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[Word]) -> Any:
-        """Run a script, and return its reply: ints, bytes, None and lists of them.
+    async def run(
+        self, script: Script | Command, keys: Sequence[bytes], args: Sequence[Word]
+    ) -> Any:
+        """Run a script or a command, and return its reply: ints, bytes, None and lists of them.
 
-        :param keys: every key that the script touches, at least one; in a cluster all of them
+        :param keys: every key that it touches, at least one; in a cluster all of them
             have the same hash tag.
         :raises StoreUnavailable: there is no reply within the deadline, whatever the reason; it
             is partial where other keys may be answered. The script may have run all the same.
@@ -81,7 +83,7 @@ class Nodes(Protocol):
 
 
 class _Call(NamedTuple):
-    script: Script
+    script: Script | Command
     keys: Sequence[bytes]
     args: Sequence[Word]
 
@@ -103,7 +105,9 @@ class Askers:
         self._repeats: set[asyncio.Task[None]] = set()
         self._bug_reported = -BUG_SECONDS
 
-    async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[Word]) -> Any:
+    async def run(
+        self, script: Script | Command, keys: Sequence[bytes], args: Sequence[Word]
+    ) -> Any:
         """Run a script, and return its reply."""
         link = None
         try:

@@ -46,3 +46,21 @@ class Script:
     def whole(self, keys: Sequence[bytes], args: Sequence[Word]) -> bytes:
         """Return the command that brings and runs it (EVAL), ready to be written."""
         return pack(b"EVAL", self.text, len(keys), *keys, *args)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command of Redis' own, asked for as a script is.
+
+    :param name: ``b"SMISMEMBER"``: its keys come first, and its arguments behind them.
+    """
+
+    name: bytes
+
+    def by_name(self, keys: Sequence[bytes], args: Sequence[Word]) -> bytes:
+        """Return it ready to be written."""
+        return pack(self.name, *keys, *args)
+
+    def whole(self, keys: Sequence[bytes], args: Sequence[Word]) -> bytes:
+        """Return the same: there is nothing that Redis might not know."""
+        return self.by_name(keys, args)

@@ -38,7 +38,7 @@ from preforkmx.state.local import (
 )
 from preforkmx.state.networks import host_octets
 from preforkmx.state.redis.keys import Keys
-from preforkmx.state.redis.script import Script
+from preforkmx.state.redis.script import Command, Script
 from preforkmx.state.triplets import short_key, triplet_key
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ CLOSE: Final = _script("common", "arrivals", "close")
 RENEW: Final = _script("common", "renew")
 TAKE: Final = _script("common", "take")
 GREYLIST: Final = _script("common", "greylist")
+CONTAINS: Final = Command(b"SMISMEMBER")
+EXISTS: Final = Command(b"EXISTS")
 
 
 class RedisStore:
@@ -241,6 +243,22 @@ class RedisStore:
         args = (self._now(), *settings.numbers, NEW_TRIPLETS.interval, NEW_TRIPLETS.tolerance)
         state, left, waited = await self._nodes.run(GREYLIST, keys, args)
         return GreylistVerdict(STATES[state], left / MICROSECONDS, waited / MICROSECONDS)
+
+    async def contains(self, key: str, members: Sequence[str]) -> list[bool]:
+        """Say of each of `members` whether it is in the set `key`, whoever keeps it.
+
+        One question, and a second one where it has none of them: a Redis that was emptied does
+        not know the set, which says nothing about its members.
+
+        :param key: its whole name, in UTF-8; the prefix is not put in front of it.
+        :raises StoreUnavailable: as ever, or there is no such set, or something else has the name.
+        """
+        keys = (key.encode(),)
+        octets = [member.encode("utf-8", "surrogatepass") for member in members]
+        found = [each == 1 for each in await self._nodes.run(CONTAINS, keys, octets)]
+        if not any(found) and not await self._nodes.run(EXISTS, keys, ()):
+            raise StoreUnavailable(f"there is no set {key!r}", partial=True)
+        return found
 
     def renew(self, before: float) -> None:
         """Renew the leases that were taken or renewed at `before` or earlier.

@@ -1,0 +1,120 @@
+"""Redirection: the delivery has others than those whom the client named.
+
+Whoever checks the recipients calls :meth:`Envelope.redirect
+<preforkmx.model.Envelope.redirect>`. Everybody else sees the forward paths as the client gave
+them; the delivery alone has an envelope with the targets in their place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from preforkmx.middleware.addresses import comparable
+from preforkmx.model import DSN
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from preforkmx.context import Context
+    from preforkmx.middleware.base import Handler, Middleware, NameHook
+    from preforkmx.model import Envelope, Peer
+
+_Hook = TypeVar("_Hook")
+
+
+def redirected(delivery: Middleware) -> Middleware:
+    """Return `delivery` as one that has the targets of recipients that were redirected.
+
+    At RCPT it is asked for each target, and one that it refuses refuses the recipient. Its
+    handler gets an envelope in which every target stands once, however many recipients lead to
+    it. What it rejects for a target is rejected for each recipient that leads there: with 4xx
+    where any of them is.
+    """
+    handler, check = delivery.handler, delivery.check_recipient
+    return replace(
+        delivery,
+        handler=None if handler is None else _handler(handler),
+        check_recipient=None if check is None else _check(check),
+    )
+
+
+def _check(check: NameHook) -> NameHook:
+    def hook(ctx: Context, peer: Peer, address: str) -> Awaitable[Context | None]:
+        envelope = ctx.envelope
+        targets = None if envelope is None else envelope.targets.get(address)
+        if not targets:
+            return check(ctx, peer, address)
+        return _check_all(check, ctx, peer, targets)
+
+    return _named_as(check, hook)
+
+
+async def _check_all(
+    check: NameHook, ctx: Context, peer: Peer, targets: tuple[str, ...]
+) -> Context | None:
+    last = None
+    for target in targets:
+        last = await check(last or ctx, peer, target) or last
+    return last
+
+
+def _handler(handler: Handler) -> Handler:
+    def hook(ctx: Context, peer: Peer, envelope: Envelope) -> Awaitable[Context | None]:
+        if not envelope.targets:
+            return handler(ctx, peer, envelope)
+        return _deliver(handler, ctx, peer, envelope)
+
+    return _named_as(handler, hook)
+
+
+async def _deliver(
+    handler: Handler, ctx: Context, peer: Peer, envelope: Envelope
+) -> Context | None:
+    # By their comparable address: each target, and the recipients that lead to it.
+    names: dict[str, str] = {}
+    leading: dict[str, list[int]] = {}
+    for index, recipient in enumerate(envelope.recipients):
+        for target in envelope.targets.get(recipient) or (recipient,):
+            key = comparable(target)
+            names.setdefault(key, target)
+            leading.setdefault(key, []).append(index)
+    inner = replace(
+        envelope,
+        recipients=list(names.values()),
+        dsn=_dsn(envelope, list(names.values()), list(leading.values())),
+        rejections={},
+        targets={},
+    )
+    try:
+        return await handler(ctx, peer, inner)
+    finally:
+        places = list(leading.values())
+        for place, error in inner.rejections.items():
+            for index in places[place] if place < len(places) else ():
+                before = envelope.rejections.get(index)
+                # A 4xx among them brings the message again: nobody loses his copy.
+                if before is None or (before.code >= 500 and error.code < 500):
+                    envelope.reject_recipient(index, error)
+
+
+def _dsn(envelope: Envelope, names: list[str], leading: list[list[int]]) -> DSN | None:
+    """Return what was asked about notifications, by target: that of the first who asked."""
+    dsn = envelope.dsn
+    if dsn is None or not dsn.recipients:
+        return dsn
+    asked = {}
+    for name, indices in zip(names, leading, strict=True):
+        for index in indices:
+            wish = dsn.recipients.get(envelope.recipients[index])
+            if wish is not None:
+                asked[name] = wish
+                break
+    return DSN(dsn.ret, dsn.envid, asked)
+
+
+def _named_as(inner: object, hook: _Hook) -> _Hook:
+    """Return `hook` with the name that the log gives to `inner`."""
+    name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
+    hook.__qualname__ = name  # type: ignore[attr-defined]
+    return hook
