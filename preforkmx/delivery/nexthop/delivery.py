@@ -17,7 +17,14 @@ from preforkmx.delivery.nexthop.delivered import (
     copy_key,
     pair_key,
 )
-from preforkmx.delivery.nexthop.errors import LinkLost, NextHopError, Nonsense, NoReply, Refused
+from preforkmx.delivery.nexthop.errors import (
+    AllAway,
+    LinkLost,
+    NextHopError,
+    Nonsense,
+    NoReply,
+    Refused,
+)
 from preforkmx.delivery.nexthop.pool import Pool
 from preforkmx.delivery.nexthop.servers import promises
 from preforkmx.delivery.nexthop.spool import Spool
@@ -314,7 +321,11 @@ class NextHopDelivery:
 
     def _not_now(self, ctx: Context, error: NextHopError) -> SMTPError:
         """Return the 451 for what is no answer of the next hop's about the message."""
-        ctx.logger.warning("the next hop cannot be asked: %s", error)
+        if isinstance(error, AllAway):
+            # It was told when they went, and is in the access log.
+            ctx.logger.debug("the next hop cannot be asked: %s", error)
+        else:
+            ctx.logger.warning("the next hop gives no answer: %s", error)
         # RFC 3463 section 3.5: X.4.2 a connection that broke, X.4.1 nobody answers, X.5.0.
         match error:
             case LinkLost() | NoReply():
