@@ -29,6 +29,11 @@ FIRST: Final = (1, 1, 0)
 _PREFIXES: Final = (b"M", b"R", b"A", b"O", b"E")
 
 
+def budget_key(index: int, name: bytes, host: bytes) -> bytes:
+    """Return the key of the arrival time of a budget of `host`, by its place in BUDGETS."""
+    return _PREFIXES[index] + name + b"\0" + host
+
+
 @lru_cache(256)
 def _limited(numbers: tuple[int, ...]) -> tuple[tuple[int, bytes, int, int], ...]:
     """Return index, prefix, interval and tolerance of each budget that has a limit."""

@@ -56,6 +56,10 @@ class Changes:
         return self.everything or any(self.keys)
 
 
+def _new_key(network: bytes) -> bytes:
+    return b"g" + network
+
+
 def _first(value: tuple[int, ...]) -> int:
     return value[0]
 
@@ -110,7 +114,7 @@ class Greylisting:
         pending = self.pending.get(triplet, now)
         if pending is None:
             if not self._limits.take(
-                b"g" + network, NEW_TRIPLETS.interval, NEW_TRIPLETS.tolerance, now
+                _new_key(network), NEW_TRIPLETS.interval, NEW_TRIPLETS.tolerance, now
             ):
                 self.pending.put(triplet, (now + window, now), now)
             return _NEW, delay, 0
@@ -138,6 +142,37 @@ class Greylisting:
         elif now - last >= spacing:
             count, last = count + 1, now
         self.networks.put(network, (now + life, count, last), now)
+
+    def look(self, network: bytes, triplet: bytes, now: int) -> tuple[int, int, int, int, int]:
+        """Return a network's expiry, passes and last pass, and a triplet's expiry and first try.
+
+        What is not there, or has expired, is 0; so is the first try of a triplet that is known.
+        """
+        passes = self.networks.get(network, now) or (0, 0, 0)
+        expiry, first = self.known.get(triplet, now) or 0, 0
+        if not expiry:
+            expiry, first = self.pending.get(triplet, now) or (0, 0)
+        return (*passes, expiry, first)
+
+    def forget_network(self, network: bytes, now: int) -> bool:
+        """Forget the passes of a network, and its new triplets' count. Whether there were any."""
+        passes = self.networks.get(network, now)
+        if passes is not None:
+            self.networks.put(network, (0, 0, 0), now)
+        return self._limits.forget(_new_key(network), now) or passes is not None
+
+    def forget_triplet(self, triplet: bytes, now: int) -> bool:
+        """Make a stranger of a triplet. Whether it was none."""
+        known, pending = self.known.get(triplet, now), self.pending.get(triplet, now)
+        if known is not None:
+            self.known.put(triplet, 0, now)
+        if pending is not None:
+            self.pending.put(triplet, _AT_REST, now)
+        return known is not None or pending is not None
+
+    def allow(self, network: bytes, passes: int, life: int, now: int) -> None:
+        """Write down that so many triplets of a network passed, the last of them now."""
+        self.networks.put(network, (now + life, passes, now), now)
 
     def take_changes(self) -> Changes:
         """Return what changed since the last call, and begin a new journal."""

@@ -29,6 +29,21 @@ def lease_key(name: bytes, host: bytes) -> bytes:
     return b"c" + name + b"\0" + host
 
 
+def host_key(name: bytes, host: bytes) -> bytes:
+    """Return the key of the arrival time of the connections of `host`."""
+    return b"h" + name + b"\0" + host
+
+
+def network_key(name: bytes, host: bytes) -> bytes:
+    """Return the key of the arrival time of the connections of the network of `host`."""
+    return b"n" + name + b"\0" + network_octets(host)
+
+
+def rate_key(key: bytes) -> bytes:
+    """Return the key of a rate of anything else (:func:`~preforkmx.state.triplets.short_key`)."""
+    return b"t" + key
+
+
 class Limits:
     """GCRA limits, budgets and counted leases.
 
@@ -85,17 +100,17 @@ class Limits:
         stored = self._arrivals.entries
         outcome, wait = ADMITTED, 0
         host_arrival = network_arrival = 0
-        host_key = network_key = b""
+        of_host = of_network = b""
         if host_interval:
-            host_key = b"h" + name + b"\0" + host
-            host_arrival = next_arrival(stored.get(host_key, 0), now, host_interval, host_tolerance)
+            of_host = host_key(name, host)
+            host_arrival = next_arrival(stored.get(of_host, 0), now, host_interval, host_tolerance)
             wait = wait_for(host_arrival, now, host_tolerance)
             if wait:
                 outcome = REFUSED_BY_HOST
         if network_interval:
-            network_key = b"n" + name + b"\0" + network_octets(host)
+            of_network = network_key(name, host)
             network_arrival = next_arrival(
-                stored.get(network_key, 0), now, network_interval, network_tolerance
+                stored.get(of_network, 0), now, network_interval, network_tolerance
             )
             network_wait = wait_for(network_arrival, now, network_tolerance)
             if network_wait > wait:
@@ -113,9 +128,9 @@ class Limits:
                 return REFUSED_BY_LEASES, 0
             self._leases[key] = held + 1
         if host_interval:
-            self._arrivals.put(host_key, host_arrival, now)
+            self._arrivals.put(of_host, host_arrival, now)
         if network_interval:
-            self._arrivals.put(network_key, network_arrival, now)
+            self._arrivals.put(of_network, network_arrival, now)
         if account is not None:
             account.begin(now)
         return ADMITTED, 0
@@ -127,6 +142,21 @@ class Limits:
     def hold(self, key: bytes) -> None:
         """Count a lease that was given before this engine began: no limit refuses it."""
         self._leases[key] = self._leases.get(key, 0) + 1
+
+    def arrival(self, key: bytes) -> int:
+        """Return the theoretical arrival time of `key`, 0 for one that is not there."""
+        return self._arrivals.entries.get(key, 0)
+
+    def held(self, key: bytes) -> int:
+        """Return how many leases of `key` are held."""
+        return self._leases.get(key, 0)
+
+    def forget(self, key: bytes, now: int) -> bool:
+        """Put the rate of `key` at rest: it has its whole burst again. Whether it had not."""
+        used = self.arrival(key) > now
+        if used:
+            self._arrivals.put(key, 0, now)
+        return used
 
     def release(self, key: bytes) -> None:
         """Give one lease of `key` back."""

@@ -22,6 +22,18 @@ more than 256 octets of buffer, whoever sends it::
                    interval and tolerance u64 u64 of each budget,
                    length of the host u8, host, name
 
+What operators ask (``preforkmx state``), of keys of the engine, which begin with their kind::
+
+    LOOK           key: h, n, M, R, A, O, E, t a rate's, c that of     → 0, number, time
+                   leases
+    LOOK_GREYLIST  triplet 16 octets, network                          → grants, 0, time
+    FORGET         key: of a rate                                      → 0 or 1
+    FORGET_GREYLIST triplet 16 octets, network                         → 0 or 1
+    ALLOW          passes u16, life u64, network                       → 0
+
+Where LOOK_GREYLIST's reply has its grants stand expiry, passes and last pass of the network, and
+expiry and first try of the triplet. A triplet of zeros is none.
+
 Commands with an arrow have one reply, in their order: a record of fixed size, a code and two
 numbers. Before it come, where a session has an account of its budgets, three records GRANTS:
 their six numbers are what it may spend of each budget, and a 0. A connection that is refused
@@ -61,6 +73,18 @@ OPEN_ACCOUNT: Final = 7
 SETTLE: Final = 8
 CLOSE_ACCOUNT: Final = 9
 HOLD_ACCOUNT: Final = 10
+LOOK: Final = 11
+LOOK_GREYLIST: Final = 12
+FORGET: Final = 13
+FORGET_GREYLIST: Final = 14
+ALLOW: Final = 15
+
+#: In the place of a triplet: none is meant.
+NO_TRIPLET: Final = bytes(16)
+#: The kinds of keys that stand for rates.
+RATES: Final = frozenset((b"h", b"n", b"M", b"R", b"A", b"O", b"E", b"t"))
+#: The kind of keys that stand for leases.
+LEASES: Final = b"c"
 
 #: The code of the records of grants before a reply; no decision has it, nor a higher one.
 GRANTS: Final = 254
@@ -78,6 +102,9 @@ SETTLE_BODY: Final = Struct("<2xQ5Q3q")
 CLOSE_ACCOUNT_BODY: Final = Struct("<2xQ5Q")
 HOLD_ACCOUNT_BODY: Final = Struct("<2xQB10QB")
 
+TRIPLET_BODY: Final = Struct("<2x16s")
+ALLOW_BODY: Final = Struct("<2xHQ")
+
 #: A reply: a code and two numbers.
 REPLY: Final = Struct("<BQQ")
 #: A reply with its grants.
@@ -92,6 +119,8 @@ _OPEN_ACCOUNT: Final = Struct("<BBQQQQQI10QB")
 _SETTLE: Final = Struct("<BBQ5Q3q")
 _CLOSE_ACCOUNT: Final = Struct("<BBQ5Q")
 _HOLD_ACCOUNT: Final = Struct("<BBQB10QB")
+_TRIPLET: Final = Struct("<BB16s")
+_ALLOW: Final = Struct("<BBHQ")
 
 
 def hello(token: bytes) -> bytes:
@@ -152,6 +181,31 @@ def greylist(numbers: tuple[int, int, int, int, int], triplet: bytes, network: b
     """Return the frame of :meth:`~preforkmx.state.decisions.Store.greylist`."""
     size = _GREYLIST.size - 1 + len(network)
     return _GREYLIST.pack(size, GREYLIST, *numbers, triplet) + network
+
+
+def look(key: bytes) -> bytes:
+    """Return the frame that asks for a rate's arrival time, or how many leases are held."""
+    return bytes((1 + len(key), LOOK)) + key
+
+
+def look_at_greylist(triplet: bytes, network: bytes) -> bytes:
+    """Return the frame that asks what is known of a triplet and a network."""
+    return _TRIPLET.pack(_TRIPLET.size - 1 + len(network), LOOK_GREYLIST, triplet) + network
+
+
+def forget(key: bytes) -> bytes:
+    """Return the frame that puts a rate at rest."""
+    return bytes((1 + len(key), FORGET)) + key
+
+
+def forget_greylist(triplet: bytes, network: bytes) -> bytes:
+    """Return the frame that makes strangers of a network and a triplet."""
+    return _TRIPLET.pack(_TRIPLET.size - 1 + len(network), FORGET_GREYLIST, triplet) + network
+
+
+def allow(passes: int, life: int, network: bytes) -> bytes:
+    """Return the frame that allows a network."""
+    return _ALLOW.pack(_ALLOW.size - 1 + len(network), ALLOW, passes, life) + network
 
 
 def reply_with_grants(code: int, wait: int, grants: Sequence[int]) -> bytes:

@@ -15,11 +15,16 @@ from preforkmx.state.decisions import LONGEST_SPAN, MICROSECONDS, NOTHING
 from preforkmx.state.embedded import frames
 from preforkmx.state.embedded.database import GreylistDatabase
 from preforkmx.state.embedded.frames import (
+    ALLOW,
     CLOSE,
     CLOSE_ACCOUNT,
+    FORGET,
+    FORGET_GREYLIST,
     GREYLIST,
     HOLD,
     HOLD_ACCOUNT,
+    LOOK,
+    LOOK_GREYLIST,
     OPEN,
     OPEN_ACCOUNT,
     SETTLE,
@@ -326,9 +331,36 @@ class _Client(asyncio.Protocol):
             elif command == HOLD_ACCOUNT:
                 self._hold_account(frame)
             else:
-                raise ValueError(f"there is no command {command}")
+                reply(self._operate(command, frame, now))
         self._rest = data[start:]
         return replies
+
+    def _operate(self, command: int, frame: bytes, now: int) -> bytes:
+        """Carry out what an operator asks."""
+        limits, greylisting = self._store.limits, self._store.greylisting
+        if command == LOOK:
+            key = frame[2:]
+            if key[:1] == frames.LEASES:
+                return _pack_reply(0, limits.held(key), now)
+            return _pack_reply(0, limits.arrival(_key_of_rate(key)), now)
+        if command == FORGET:
+            return _pack_reply(limits.forget(_key_of_rate(frame[2:]), now), 0, now)
+        if command == ALLOW:
+            passes, life = frames.ALLOW_BODY.unpack_from(frame)
+            if not passes or life > _LONGEST:
+                raise ValueError("it allows a network in a way that nobody can")
+            greylisting.allow(frame[frames.ALLOW_BODY.size :], passes, life, now)
+            return _pack_reply(0, 0, now)
+        if command not in {LOOK_GREYLIST, FORGET_GREYLIST}:
+            raise ValueError(f"there is no command {command}")
+        (triplet,) = frames.TRIPLET_BODY.unpack_from(frame)
+        network = frame[frames.TRIPLET_BODY.size :]
+        if command == LOOK_GREYLIST:
+            return frames.reply_with_grants(0, now, greylisting.look(network, triplet, now))
+        known = greylisting.forget_network(network, now)
+        if triplet != frames.NO_TRIPLET:
+            known = greylisting.forget_triplet(triplet, now) or known
+        return _pack_reply(known, 0, now)
 
     def _greet(self, frame: bytes) -> bytes:
         version, token = frames.HELLO_BODY.unpack(frame)
@@ -392,3 +424,10 @@ class _Client(asyncio.Protocol):
             account = self._accounts.pop(lease, None)
             if account is not None:
                 account.close(spent, now)
+
+
+def _key_of_rate(key: bytes) -> bytes:
+    """:raises ValueError: `key` is no rate's."""
+    if key[:1] not in frames.RATES:
+        raise ValueError("it asks for what is no rate")
+    return key

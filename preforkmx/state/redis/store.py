@@ -67,7 +67,8 @@ LEASES: Final = 2
 _LEASE_LIFE: Final = round(LEASE_SECONDS * MICROSECONDS)
 
 
-def _script(*names: str) -> Script:
+def load(*names: str) -> Script:
+    """Return the script of these files of this folder, one behind the other."""
     folder = files("preforkmx.state.redis")
     lines = (
         line.strip()
@@ -79,12 +80,12 @@ def _script(*names: str) -> Script:
     return Script(b"\n".join(line for line in lines if line and not line.startswith(b"--")))
 
 
-OPEN: Final = _script("common", "arrivals", "open")
-SETTLE: Final = _script("common", "arrivals", "settle")
-CLOSE: Final = _script("common", "arrivals", "close")
-RENEW: Final = _script("common", "renew")
-TAKE: Final = _script("common", "take")
-GREYLIST: Final = _script("common", "greylist")
+OPEN: Final = load("common", "arrivals", "open")
+SETTLE: Final = load("common", "arrivals", "settle")
+CLOSE: Final = load("common", "arrivals", "close")
+RENEW: Final = load("common", "renew")
+TAKE: Final = load("common", "take")
+GREYLIST: Final = load("common", "greylist")
 CONTAINS: Final = Command(b"SMISMEMBER")
 EXISTS: Final = Command(b"EXISTS")
 

@@ -11,8 +11,11 @@ import pytest
 
 from preforkmx.state.decisions import Store, running
 from preforkmx.state.embedded import EmbeddedStore, serve_store
+from preforkmx.state.embedded.operator import EmbeddedOperator
 from preforkmx.state.local import LocalStore
+from preforkmx.state.local_operator import LocalOperator
 from preforkmx.state.redis import nodes_for, parse
+from preforkmx.state.redis.operator import RedisOperator
 from preforkmx.state.redis.store import RedisStore
 
 if TYPE_CHECKING:
@@ -98,6 +101,53 @@ def with_store(request, tmp_path) -> Callable[[Scenario], None]:
             clock = Clock()
             async with STORES[request.param](place, clock) as store:
                 await scenario(store, clock)
+
+        asyncio.run(main())
+
+    return run
+
+
+@asynccontextmanager
+async def _local_and_operator(_place, clock):
+    store = LocalStore(clock)
+    yield store, LocalOperator(store)
+
+
+@asynccontextmanager
+async def _embedded_and_operator(directory, clock):
+    async with (
+        served(directory, clock) as path,
+        running(EmbeddedStore(path, deadline=30.0)) as store,
+        running(EmbeddedOperator(path, deadline=30.0)) as operator,
+    ):
+        yield store, operator
+
+
+@asynccontextmanager
+async def _redis_and_operator(path, clock):
+    async with _redis(path, clock) as store:
+        nodes = nodes_for(parse(f"unix://{path}"), deadline=30.0)
+        async with running(RedisOperator(nodes, clock=clock)) as operator:
+            yield store, operator
+
+
+OPERATED = {
+    "local": _local_and_operator,
+    "embedded": _embedded_and_operator,
+    "redis": _redis_and_operator,
+}
+
+
+@pytest.fixture(params=["local", "embedded", pytest.param("redis", marks=pytest.mark.integration)])
+def with_operator(request, tmp_path):
+    """Run a scenario, ``async def (store, operator, clock)``, on every kind of store."""
+    place = request.getfixturevalue("redis").path if request.param == "redis" else tmp_path
+
+    def run(scenario) -> None:
+        async def main() -> None:
+            clock = Clock()
+            async with OPERATED[request.param](place, clock) as (store, operator):
+                await scenario(store, operator, clock)
 
         asyncio.run(main())
 

@@ -62,6 +62,12 @@ async def connected(path):
         frames.hello(TOKEN) + b"\x05" + frames.close_account(1, NOTHING)[1:6],
         frames.hello(TOKEN) + ACCOUNT.replace(TEN.tolerance.to_bytes(8, "little"), b"\xff" * 8),
         frames.hello(TOKEN) + frames.greylist((0, 1 << 63, 1, 0, 0), b"k" * 16, b"n"),
+        frames.hello(TOKEN) + frames.look(b""),
+        frames.hello(TOKEN) + frames.look(b"key"),
+        frames.hello(TOKEN) + frames.forget(b"c\0host"),
+        frames.hello(TOKEN) + b"\x05" + frames.look_at_greylist(bytes(16), b"n")[1:6],
+        frames.hello(TOKEN) + frames.allow(0, 1, b"n"),
+        frames.hello(TOKEN) + frames.allow(5, 1 << 63, b"n"),
         b"EHLO client.example\r\n" * 100,
     ],
 )
