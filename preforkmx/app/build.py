@@ -193,7 +193,15 @@ class Builder:
             made = self._attempt(
                 ("middleware", index, "use"),
                 table.use,
-                partial(chain.make_middleware, table, self._store, numbers[table.use], resolver),
+                partial(
+                    chain.make_middleware,
+                    table,
+                    self._store,
+                    numbers[table.use],
+                    resolver,
+                    hostname=hostname,
+                    domains=config.domains,
+                ),
             )
             if made is not None:
                 checks.append(made)

@@ -10,12 +10,14 @@ from preforkmx.app import code
 from preforkmx.app.cores import usable_cores
 from preforkmx.config import values
 from preforkmx.config.schema import (
+    AuthenticationResults,
     Discard,
     Greylist,
     Lmtp,
     Maildir,
     NextHop,
     RateLimit,
+    Recipients,
     RequireAuth,
     RequireTLS,
     SiteDelivery,
@@ -24,6 +26,7 @@ from preforkmx.config.schema import (
     Users,
 )
 from preforkmx.config.values import BadValue
+from preforkmx.delivery.callout import Callout
 from preforkmx.delivery.discard import discard
 from preforkmx.delivery.lmtp import lmtp
 from preforkmx.delivery.maildir import maildir
@@ -32,8 +35,14 @@ from preforkmx.delivery.nexthop.settings import Timeouts
 from preforkmx.delivery.smtp import smtp
 from preforkmx.middleware import greylist
 from preforkmx.middleware.auth import require_auth
+from preforkmx.middleware.authentication_results import authentication_results
 from preforkmx.middleware.base import Middleware
+from preforkmx.middleware.call_forward import CallForward
+from preforkmx.middleware.harvest import Harvest
 from preforkmx.middleware.rate_limit import rate_limit
+from preforkmx.middleware.recipients import recipients
+from preforkmx.middleware.recipients_file import read_recipients
+from preforkmx.middleware.recipients_set import RecipientSet
 from preforkmx.middleware.tls import require_tls
 from preforkmx.middleware.users import MAX_THREADS, users
 from preforkmx.state.decisions import Rate, running
@@ -46,12 +55,15 @@ from preforkmx.state.redis.store import RedisStore
 from preforkmx.workers.seat import StoreReading
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from preforkmx.app.resolver import SharedResolver
     from preforkmx.config.schema import AnyDelivery, AnyMiddleware, State
+    from preforkmx.middleware.recipients_source import Source
     from preforkmx.state.decisions import Store
     from preforkmx.state.redis.url import Target
+    from preforkmx.state.sets import Sets
     from preforkmx.workers.seat import WorkerSeat
 
 
@@ -110,12 +122,20 @@ def store_lifespan(store: Store) -> Middleware:
 
 
 def make_middleware(
-    table: AnyMiddleware, store: Store, number: int, resolver: SharedResolver
+    table: AnyMiddleware,
+    store: Store,
+    number: int,
+    resolver: SharedResolver,
+    *,
+    hostname: str = "",
+    domains: Sequence[str] | None = None,
 ) -> Middleware:
     """Return the middleware of one ``[[middleware]]`` table.
 
     :param number: which of the tables of its kind it is, from 1: their counts are kept apart.
     :param resolver: for those that look names up: ``resolver_of(resolver)``.
+    :param hostname: this server's name.
+    :param domains: those whose recipients are taken.
     :raises ValueError: when it cannot be made; the text is for the operator.
     :raises ConfigError: with everything that is wrong with a file that it reads.
     """
@@ -130,6 +150,10 @@ def make_middleware(
             return require_auth(at=table.at)
         case Users():
             return _users(table, number)
+        case Recipients():
+            return _recipients(table, store, number, hostname, domains or ())
+        case AuthenticationResults():
+            return authentication_results(table.id or hostname, remove=table.remove)
         case SiteMiddleware():
             return code.to_middleware(code.find(table.use), table.options)
 
@@ -152,20 +176,30 @@ def make_delivery(table: AnyDelivery, hostname: str) -> Middleware:
             return code.to_delivery(code.find(table.use), table.options)
 
 
-def _rate_limit(table: RateLimit, store: Store, number: int) -> Middleware:
-    rates: dict[str, Any] = {
+def rates_of(table: RateLimit) -> dict[str, Rate]:
+    """Return every rate of a ``rate_limit``, by its key."""
+    rates = {
         key: Rate(value.count, value.period, value.count)
         for key in type(table).model_fields
         if isinstance(value := getattr(table, key), values.Rate)
     }
     if table.burst is not None and table.connections is not None:
         rates["connections"] = replace(rates["connections"], burst=table.burst)
+    return rates
+
+
+def name_of(number: int) -> str:
+    """Return the name of the ``rate_limit`` with this number, from 1."""
+    return "rate_limit" if number == 1 else f"rate_limit {number}"
+
+
+def _rate_limit(table: RateLimit, store: Store, number: int) -> Middleware:
     return rate_limit(
         store,
-        **rates,
+        **rates_of(table),
         concurrent=table.concurrent,
         allow=table.allow,
-        name="rate_limit" if number == 1 else f"rate_limit {number}",
+        name=name_of(number),
     )
 
 
@@ -175,6 +209,60 @@ def _users(table: Users, number: int) -> Middleware:
         raise BadValue("stands here twice", "put all users into one file")
     threads = table.threads or min(MAX_THREADS, usable_cores())
     return users(table.file, threads=threads, waiting=table.waiting)
+
+
+def _recipients(
+    table: Recipients, store: Store, number: int, hostname: str, domains: Sequence[str]
+) -> Middleware:
+    name = "recipients" if number == 1 else f"recipients {number}"
+    sources: list[Source] = []
+    if table.file is not None:
+        sources.append(read_recipients(table.file, separator=table.separator))
+    if table.redis_set is not None:
+        sources.append(RecipientSet(_sets(store), table.redis_set))
+    if table.call_forward is not None:
+        back_end = Callout(
+            table.call_forward,
+            hostname=hostname,
+            lmtp=table.call_forward_protocol == "lmtp",
+            connections=table.call_forward_connections,
+            deadline=table.call_forward_deadline,
+        )
+        sources.append(
+            CallForward(
+                back_end,
+                plain=table.extension == "drop",
+                known_for=table.known_for,
+                unknown_for=table.unknown_for,
+                deadline=table.call_forward_deadline,
+                at_once=table.call_forward_connections,
+            )
+        )
+    unknown = None
+    if table.unknown is not None:
+        rate = Rate(table.unknown.count, table.unknown.period, table.unknown.count)
+        unknown = Harvest(rate, store, name=name, allow=table.allow)
+    return recipients(
+        sources,
+        hostname=hostname,
+        domains=table.domains or domains,
+        separator=table.separator,
+        extension=table.extension,
+        unknown=unknown,
+        vrfy=table.vrfy,
+        name=name,
+    )
+
+
+def _sets(store: Store) -> Sets:
+    """Return the Redis of a store, which is asked itself: no other has what is in it.
+
+    :raises BadValue: there is none.
+    """
+    first = store.primary if isinstance(store, FallbackStore) else store
+    if not isinstance(first, RedisStore):
+        raise BadValue("has no Redis for its redis_set", "give [state] the url of the Redis that has it")
+    return first
 
 
 def _next_hop(table: NextHop) -> Options:

@@ -215,6 +215,35 @@ class UserName(Kind):
 
 
 @dataclass(frozen=True)
+class SetName(Kind):
+    """The name of a set in Redis."""
+
+    def parse(self, value: Any) -> str:
+        if not isinstance(value, str) or not 0 < len(value) <= 512 or not value.isprintable():
+            raise BadValue(f"must be {self.words}", 'such as "mail:recipients"')
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1, "maxLength": 512}
+
+    @property
+    def words(self) -> str:
+        return "a key of at most 512 printable characters"
+
+
+@dataclass(frozen=True)
+class HostNames(_ListOf):
+    """Names of hosts or domains."""
+
+    def read_element(self, element: Any) -> str:
+        return values.parse_host_name(element)
+
+    @property
+    def words(self) -> str:
+        return "an array of host names"
+
+
+@dataclass(frozen=True)
 class Addresses(_ListOf):
     """Recipients, ``"joe@example.com"``, or whole domains, ``"@example.com"``."""
 

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 from preforkmx.config.certificate import certificate_problems
 from preforkmx.config.problem import Problem
 from preforkmx.config.schema import (
+    AuthenticationResults,
     Greylist,
     Maildir,
     NextHop,
     RateLimit,
+    Recipients,
     RequireAuth,
     Smtp,
     Users,
@@ -324,6 +326,43 @@ def greylist_times(draft: Draft) -> Iterator[Problem]:
             yield Problem(("middleware", index, "window"), "must be longer than delay")
 
 
+_CALL_FORWARD = (
+    "call_forward_protocol",
+    "call_forward_deadline",
+    "call_forward_connections",
+    "known_for",
+    "unknown_for",
+)
+"""The keys of a table of recipients that say how the servers behind this one are asked."""
+
+
+def recipient_sources(draft: Draft) -> Iterator[Problem]:
+    """Somebody knows the recipients, and every key of their table is about something."""
+    for index, table in draft.middleware.items():
+        if not isinstance(table, Recipients):
+            continue
+        path = ("middleware", index)
+        if table.file is None and table.redis_set is None and table.call_forward is None:
+            yield Problem(path, "knows nobody", "name one of file, redis_set, call_forward")
+        given = table.model_fields_set
+        pointless = {key: "call_forward" for key in _CALL_FORWARD if table.call_forward is None}
+        if table.unknown is None:
+            pointless["allow"] = "unknown"
+        if not table.separator:
+            pointless["extension"] = "a separator"
+        for key, without in pointless.items():
+            if key in given:
+                yield Problem((*path, key), f"means nothing without {without}", "leave it out")
+
+
+def one_field_of_results(draft: Draft) -> Iterator[Problem]:
+    """Results stand in one field: a second table would take out what the first one wrote."""
+    tables = [i for i, each in draft.middleware.items() if isinstance(each, AuthenticationResults)]
+    for index in tables[1:]:
+        hint = f"middleware[{tables[0]}] writes them"
+        yield Problem(("middleware", index, "use"), "stands here twice", hint)
+
+
 RULES: tuple[Callable[[Draft], Iterable[Problem]], ...] = (
     required,
     given_by_the_app,
@@ -342,6 +381,8 @@ RULES: tuple[Callable[[Draft], Iterable[Problem]], ...] = (
     open_files,
     rate_limits,
     greylist_times,
+    recipient_sources,
+    one_field_of_results,
 )
 """Every rule; their order does not matter."""
 

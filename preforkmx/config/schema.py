@@ -21,11 +21,13 @@ from preforkmx.config.names import (
     File,
     Folder,
     HostName,
+    HostNames,
     HTTPAddress,
     KeyPrefix,
     ListenAddress,
     Networks,
     NextHops,
+    SetName,
     SocketFile,
     StateURL,
     UserName,
@@ -480,6 +482,106 @@ class Users(Table):
     )
 
 
+Separator = Literal["+", "-", "_", "=", ""]
+_SEPARATORS = Choice(("+", "-", "_", "=", ""))
+
+
+class Recipients(Table):
+    """Refuses recipients that are not there with 550 5.1.1, and delivers aliases' mail to others.
+
+    Who is there is known by a file, a set in Redis and a server behind this one, which are asked
+    in this order. Where none of them has the recipient and one cannot be asked, the answer is
+    451. Case, quotes and the spelling of an international domain do not matter. `postmaster` is
+    always there. docs/how-to/check-recipients.md.
+    """
+
+    use: Literal["recipients"] = Field(description=_USE)
+    domains: Annotated[tuple[str, ...] | None, Domains()] = Field(
+        default=None,
+        description="The domains that this table answers for; recipients of others pass it. "
+        "Default: the top-level `domains`.",
+        examples=[["example.com"]],
+    )
+    file: Annotated[Path | None, File()] = Field(
+        default=None,
+        description="The file of recipients. Each line is `name@example.com`, or "
+        "`alias@example.com: target@example.com, …`, or `@example.com` for a whole domain, with or "
+        "without targets. It is read again on each reload.",
+        examples=["recipients"],
+    )
+    redis_set: Annotated[str | None, SetName()] = Field(
+        default=None,
+        description="The key of a set in the Redis of `[state] url`, without the prefix. Its "
+        "members are addresses in lower case, and `@example.com` for a whole domain. A set that "
+        "is not there is one that cannot be asked.",
+        examples=["mail:recipients"],
+    )
+    call_forward: Annotated[tuple[str, ...] | None, NextHops()] = Field(
+        default=None,
+        description="Servers that are asked with MAIL FROM:<> and RCPT, the one to prefer first.",
+        examples=[["unix:/run/dovecot/lmtp"]],
+    )
+    call_forward_protocol: Annotated[Literal["smtp", "lmtp"], Choice(("smtp", "lmtp"))] = Field(
+        default="smtp", description="What they speak."
+    )
+    call_forward_deadline: Annotated[float, Duration(0.1, 300.0)] = Field(
+        default=10.0, description="How long a client waits for their answer; then it is told 451."
+    )
+    call_forward_connections: Annotated[int, Integer(1, 1000)] = Field(
+        default=10, description="Connections of one worker to them at most."
+    )
+    known_for: Annotated[float, Duration(0.0, 7 * 86400.0)] = Field(
+        default=3600.0, description="How long a worker remembers that they know a recipient."
+    )
+    unknown_for: Annotated[float, Duration(0.0, 7 * 86400.0)] = Field(
+        default=300.0, description="How long a worker remembers that they refuse one."
+    )
+    separator: Annotated[Separator, _SEPARATORS] = Field(
+        default="+",
+        description="What an extension begins with: `joe+lists@example.com` is there if "
+        '`joe@example.com` is. `""`: there are no extensions.',
+    )
+    extension: Annotated[Literal["keep", "drop"], Choice(("keep", "drop"))] = Field(
+        default="keep",
+        description='`"drop"` delivers to `joe@example.com` then, `"keep"` to '
+        "`joe+lists@example.com`.",
+    )
+    unknown: Annotated[Rate | None, RateOf()] = Field(
+        default=None,
+        description="Unknown recipients of a host (an IPv4 address or an IPv6 /64), over all its "
+        "sessions; above it every RCPT is answered with 450, without a look at the address.",
+        examples=["20/hour"],
+    )
+    allow: Annotated[tuple[Network, ...], Networks()] = Field(
+        default=(), description="Networks without that limit.", examples=[["192.0.2.0/24"]]
+    )
+    vrfy: Annotated[bool, Flag()] = Field(
+        default=False,
+        description="Answer VRFY in the same way, within the same limit. Else it is told 252.",
+    )
+
+
+class AuthenticationResults(Table):
+    """Writes what the middleware in front of it found out into one header field (RFC 8601).
+
+    `Authentication-Results` of the same name that a message brings along are taken out of its
+    header. docs/explanation/authentication-results.md.
+    """
+
+    use: Literal["authentication_results"] = Field(description=_USE)
+    id: Annotated[str | None, HostName()] = Field(
+        default=None,
+        description="The name of whoever says so: a host, or a domain for all of its hosts. "
+        "Default: `hostname`.",
+        examples=["example.com"],
+    )
+    remove: Annotated[tuple[str, ...], HostNames()] = Field(
+        default=(),
+        description="More names whose fields are taken out.",
+        examples=[["mx2.example.com"]],
+    )
+
+
 class SiteMiddleware(Table):
     """Middleware of your own: `MODULE:OBJECT`, or an entry point `preforkmx.middleware`.
 
@@ -702,6 +804,8 @@ MIDDLEWARE: dict[str, type[Table]] = {
     "require_tls": RequireTLS,
     "require_auth": RequireAuth,
     "users": Users,
+    "recipients": Recipients,
+    "authentication_results": AuthenticationResults,
 }
 """The built-in middleware by its name."""
 LATER_MIDDLEWARE = frozenset({"rbl", "spf"})
@@ -730,6 +834,8 @@ AnyMiddleware = Annotated[
     | Annotated[RequireTLS, Tag("require_tls")]
     | Annotated[RequireAuth, Tag("require_auth")]
     | Annotated[Users, Tag("users")]
+    | Annotated[Recipients, Tag("recipients")]
+    | Annotated[AuthenticationResults, Tag("authentication_results")]
     | Annotated[SiteMiddleware, Tag("site")],
     _tag(MIDDLEWARE, ""),
 ]

@@ -130,6 +130,11 @@ class FallbackStore:
         self._probing: asyncio.Task[None] | None = None
 
     @property
+    def primary(self) -> Store:
+        """The store that is asked first, for what only it can answer."""
+        return self._primary
+
+    @property
     def available(self) -> bool:
         """Whether the primary store is asked."""
         return self.level.asked
@@ -185,7 +190,9 @@ class FallbackStore:
         """Give `lease` back to the store that gave it; a store that is away frees it itself."""
         owed, lease.owed = lease.owed, NOTHING
         with suppress(StoreUnavailable):
-            await lease.store.close_connection(lease, spent if owed is NOTHING else owed.plus(spent))
+            await lease.store.close_connection(
+                lease, spent if owed is NOTHING else owed.plus(spent)
+            )
 
     async def take(self, limit: Rate, key: str, cost: int = 1) -> Decision:
         """Ask the primary store, else the second for this worker's share."""
