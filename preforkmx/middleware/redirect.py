@@ -7,17 +7,18 @@ them; the delivery alone has an envelope with the targets in their place.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from preforkmx.middleware.addresses import comparable
+from preforkmx.middleware.base import Middleware
 from preforkmx.model import DSN
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from preforkmx.context import Context
-    from preforkmx.middleware.base import Handler, Middleware, NameHook
+    from preforkmx.middleware.base import Handler, NameHook
     from preforkmx.model import Envelope, Peer
 
 _Hook = TypeVar("_Hook")
@@ -32,11 +33,11 @@ def redirected(delivery: Middleware) -> Middleware:
     where any of them is.
     """
     handler, check = delivery.handler, delivery.check_recipient
-    return replace(
-        delivery,
-        handler=None if handler is None else _handler(handler),
-        check_recipient=None if check is None else _check(check),
-    )
+    hooks = {field.name: getattr(delivery, field.name) for field in fields(Middleware)}
+    hooks["handler"] = None if handler is None else _handler(handler)
+    hooks["check_recipient"] = None if check is None else _check(check)
+    # A plain one: a subclass may be made in another way.
+    return Middleware(**hooks)
 
 
 def _check(check: NameHook) -> NameHook:
