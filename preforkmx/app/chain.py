@@ -194,9 +194,10 @@ def name_of(number: int) -> str:
 
 
 def _rate_limit(table: RateLimit, store: Store, number: int) -> Middleware:
+    rates: dict[str, Any] = {**rates_of(table)}
     return rate_limit(
         store,
-        **rates_of(table),
+        **rates,
         concurrent=table.concurrent,
         allow=table.allow,
         name=name_of(number),
@@ -261,7 +262,9 @@ def _sets(store: Store) -> Sets:
     """
     first = store.primary if isinstance(store, FallbackStore) else store
     if not isinstance(first, RedisStore):
-        raise BadValue("has no Redis for its redis_set", "give [state] the url of the Redis that has it")
+        raise BadValue(
+            "has no Redis for its redis_set", "give [state] the url of the Redis that has it"
+        )
     return first
 
 

@@ -42,6 +42,11 @@ def load_configuration(
     )
 
 
+def store_socket(control: Path) -> Path:
+    """Return the socket of the store process, which stands beside the control socket."""
+    return control.with_name(f"{control.name}.store")
+
+
 def load_plan(path: Path | None, app: str | None, environ: Mapping[str, str]) -> Plan:
     """Return the plan of :class:`Site`; the arguments are those of :meth:`Site.read`."""
     return Site.read(path, app, environ).plan()
@@ -158,7 +163,4 @@ class Site:
             path = beside(f"{self.control.name}.state") / "store.db"
         else:
             path = beside(f"{self.control.name}.db")
-        return StorePlan(
-            socket=beside(f"{self.control.name}.store"),
-            database=path,
-        )
+        return StorePlan(socket=store_socket(self.control), database=path)

@@ -17,6 +17,7 @@ VERBS = {
     "upgrade": "preforkmx.cli.upgrade",
     "drain": "preforkmx.cli.drain",
     "stop": "preforkmx.cli.drain",
+    "state": "preforkmx.cli.state",
     "hash-password": "preforkmx.cli.hash_password",
 }
 """Each verb and its module, which has it under its name with ``_`` for ``-``."""

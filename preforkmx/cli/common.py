@@ -17,7 +17,7 @@ from preforkmx.config.load import control_socket, read_document
 from preforkmx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _P = ParamSpec("_P")
 
@@ -127,3 +127,16 @@ def reaches_a_server(command: Callable[_P, None]) -> Callable[_P, None]:
             leave(Exit.FAILED, str(error))
 
     return wrapper
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    """Return the lines of a table: numbers to the right, words to the left."""
+    written = [head, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in written) for column in range(len(head))]
+    right = [any(isinstance(row[column], int) for row in rows) for column in range(len(head))]
+    for row in written:
+        cells = (
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        )
+        yield "  ".join(cells).rstrip()

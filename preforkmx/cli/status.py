@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from preforkmx.cli.common import Exit, control_options, control_path, reaches_a_server
+from preforkmx.cli.common import (
+    Exit,
+    control_options,
+    control_path,
+    reaches_a_server,
+    table,
+)
 from preforkmx.cli.control import Control
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -48,7 +54,7 @@ def _lines(document: dict[str, Any], now: dt.datetime) -> Iterator[str]:
         f"preforkmx {document['version']}"
     )
     yield ""
-    yield from _table(
+    yield from table(
         ("LISTENER", "TLS", "QUEUED"),
         [
             (each["address"], each["tls"], "-" if each["queued"] is None else each["queued"])
@@ -56,7 +62,7 @@ def _lines(document: dict[str, Any], now: dt.datetime) -> Iterator[str]:
         ],
     )
     yield ""
-    yield from _table(
+    yield from table(
         ("SLOT", "PROCESS", "STATE", "GENERATION", "SESSIONS", "IN DATA", "LAG", "MESSAGES"),
         [
             (
@@ -82,20 +88,7 @@ def _lines(document: dict[str, Any], now: dt.datetime) -> Iterator[str]:
         yield f"admin process http://{admin['address']} is {admin['state']}"
     yield ""
     counted = [(name.replace("_", " "), count) for name, count in document["totals"].items()]
-    yield from _table(("SINCE THE START", "COUNT"), counted)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
-    """Return the lines of a table: numbers to the right, words to the left."""
-    written = [head, *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in written) for column in range(len(head))]
-    right = [any(isinstance(row[column], int) for row in rows) for column in range(len(head))]
-    for row in written:
-        cells = (
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        )
-        yield "  ".join(cells).rstrip()
+    yield from table(("SINCE THE START", "COUNT"), counted)
 
 
 def _span(seconds: float) -> str:

@@ -128,15 +128,15 @@ def rate_limit(
     :param clock: seconds, from any beginning.
     :raises ValueError: no limit is given, or one is out of range.
     """
-    limits = ConnectionLimits(
+    limits = connection_limits(
         name,
-        host=connections,
-        network=network_connections,
+        connections=connections,
+        network_connections=network_connections,
         concurrent=concurrent,
         messages=messages,
         recipients=recipients,
         auth_failures=auth_failures,
-        octets=None if octets is None else _in_units(octets),
+        octets=octets,
         errors=errors,
     )
     opens = limits.leases or connections is not None or network_connections is not None
@@ -209,7 +209,7 @@ def rate_limit(
         return refusal
 
     async def take(rate: Rate, limit: str, address: str) -> None:
-        taken = f"{name}:{limit}:{address}"
+        taken = rate_name(name, limit, address)
         short = short_key(taken)
         refusal = blocked_addresses.look(short)
         if refusal is None:
@@ -279,6 +279,42 @@ def rate_limit(
         disconnect=disconnect if limits.leases else None,
         name=name,
     )
+
+
+def connection_limits(
+    name: str,
+    *,
+    connections: Rate | None = None,
+    network_connections: Rate | None = None,
+    concurrent: int | None = None,
+    messages: Rate | None = None,
+    recipients: Rate | None = None,
+    auth_failures: Rate | None = None,
+    octets: Rate | None = None,
+    errors: Rate | None = None,
+) -> ConnectionLimits:
+    """Return what :func:`rate_limit` with these arguments asks the store about a host."""
+    return ConnectionLimits(
+        name,
+        host=connections,
+        network=network_connections,
+        concurrent=concurrent,
+        messages=messages,
+        recipients=recipients,
+        auth_failures=auth_failures,
+        octets=None if octets is None else _in_units(octets),
+        errors=errors,
+    )
+
+
+def rate_name(name: str, limit: str, address: str) -> str:
+    """Return the key of ``take`` for one address.
+
+    :param name: of the rate limit.
+    :param limit: ``"per_sender"``, ``"per_recipient"`` or ``"per_user"``.
+    :param address: normalised.
+    """
+    return f"{name}:{limit}:{address}"
 
 
 def _in_units(octets: Rate) -> Rate:

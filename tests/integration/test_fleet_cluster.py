@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from ipaddress import ip_address
 
@@ -90,6 +91,24 @@ def test_limits_of_two_masters_on_a_cluster_are_exact(cluster, masters):
         await happens(lambda: not leases(*cluster.primaries()), "the leases are given back")
 
     asyncio.run(scenario([mx.ports[0] for mx in masters]))
+
+
+def test_the_state_in_a_cluster_is_shown_forgotten_and_allowed(masters):
+    def asked(*arguments):
+        result = masters[0].run("state", *arguments, "--json")
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    host, ports = "127.99.1.1", [mx.ports[0] for mx in masters]
+    asyncio.run(admitted(ports, host, 3))
+    shown = asked("show", host)["rate_limit"]
+    assert shown[0]["limits"]["connections"]["left"] == LIMIT - 3
+    assert shown[1]["exempt"]
+    assert asked("forget", host)["known"]
+    assert asked("show", host)["rate_limit"][0]["limits"]["connections"]["left"] == LIMIT
+    # 256 networks, each of them in a slot of its own.
+    assert len(asked("allow", "127.99.0.0/16")["allowed"]) == 256
+    assert asked("show", "127.99.255.1")["greylist"][0]["allowed"]
 
 
 def test_while_a_cluster_fails_over_healthy_slots_go_on_and_nobody_waits(cluster, masters):

@@ -238,6 +238,8 @@ def test_a_sentinel_failover_costs_nobody_a_wait_and_the_new_primary_counts(tmp_
     with sentinel_trio() as trio, watched(tmp_path, trio.url, trio.primary) as site:
         asyncio.run(through(site, trio.primary.kill, None, redis=trio.replica))
         assert trio.primary_port() == trio.replica.port
+        shown = json.loads(site.mx.run("state", "show", "127.16.0.1", "--json").stdout)
+        assert shown["rate_limit"][0]["limits"]["connections"]["of"] == LIMIT
 
 
 def test_status_says_it_as_json_and_for_people(site, server):

@@ -131,6 +131,7 @@ def test_every_verb_of_the_interface_is_there(run):
         "upgrade",
         "drain",
         "stop",
+        "state",
         "hash-password",
     ]
     context = click.Context(main)
