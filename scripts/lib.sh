@@ -96,6 +96,22 @@ unpacked_packages() {
     done
 }
 
+# unpacked_sdist NAME VERSION: has the source distribution of a package from PyPI in
+# .venv/peers/NAME-VERSION: what comes with it and is not installed, tests above all.
+unpacked_sdist() {
+    local folder=.venv/peers/$1-$2
+    [ ! -d "$folder" ] || return 0
+    rm -rf "$folder".new
+    mkdir -p "$folder".new
+    .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps \
+        --no-binary "$1" --dest "$folder".new "$1==$2" &&
+        tar -xzf "$folder".new/*.tar.gz -C "$folder".new --strip-components=1 || {
+        echo "could not download and unpack the source distribution of $1 $2" >&2
+        exit 1
+    }
+    mv "$folder".new "$folder"
+}
+
 # apt_update: reads Debian's lists of packages, once a run and only as root.
 apt_update() {
     if [ -z "${APT_UPDATED:-}" ] && [ "$(id -u)" = 0 ]; then

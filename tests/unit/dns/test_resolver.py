@@ -421,3 +421,23 @@ def test_questions_leave_no_faster_than_a_servers_buffer_takes_them(run, monkeyp
             assert len(await asyncio.gather(*tasks)) == 45
 
     run(scenario())
+
+
+def test_what_is_known_is_told_without_waiting_and_what_failed_is_not(run):
+    def answer(query):
+        if query.name == "bad.example.org":
+            return query.response(rcode="SERVFAIL")
+        return query.response("example.org. 300 IN A 192.0.2.1")
+
+    async def scenario():
+        async with NameServer(answer) as server, Resolver([server.address]) as resolver:
+            assert resolver.known("example.org", "A") is None
+            found = await resolver.query("example.org", "A")
+            assert resolver.known("Example.ORG.", "A") is found
+            assert resolver.known("example.org", "MX") is None
+            with pytest.raises(DNSServerFailure):
+                await resolver.query("bad.example.org", "A")
+            assert resolver.known("bad.example.org", "A") is None
+            assert resolver.counters.cached == 1
+
+    run(scenario())
