@@ -254,17 +254,19 @@ def test_a_client_that_speaks_lmtp_has_an_answer_for_each(run, tmp_path):
             server.listen(Listener(f"unix:{path}", protocol="lmtp"))
             hop.answers[f".{B}"] = FULL
             hop.answers[f".{C}"] = GONE
-            async with server:
-                async with Client(*await asyncio.open_unix_connection(str(path))) as client:
-                    await client.reply()
-                    await client.command("LHLO x")
-                    await client.command("MAIL FROM:<f@example.org>")
-                    for name in (A, B, C):
-                        await client.command(f"RCPT TO:<{name}>")
-                    await client.command("DATA")
-                    await client.send(MESSAGE + b".\r\n")
-                    assert await client.replies(3) == [250, 452, 550]
-                    await client.command("QUIT")
+            async with (
+                server,
+                Client(*await asyncio.open_unix_connection(str(path))) as client,
+            ):
+                await client.reply()
+                await client.command("LHLO x")
+                await client.command("MAIL FROM:<f@example.org>")
+                for name in (A, B, C):
+                    await client.command(f"RCPT TO:<{name}>")
+                await client.command("DATA")
+                await client.send(MESSAGE + b".\r\n")
+                assert await client.replies(3) == [250, 452, 550]
+                await client.command("QUIT")
 
     run(test())
 
