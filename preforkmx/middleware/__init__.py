@@ -13,11 +13,16 @@ from preforkmx.middleware.lift import (
     check_sender,
 )
 from preforkmx.middleware.rate_limit import ip_rate_limit
+from preforkmx.middleware.rbl import RBL, rbl_listings
+from preforkmx.middleware.rbl_list import DNSList, Listing
 from preforkmx.middleware.tls import require_tls
 from preforkmx.middleware.users import users
 
 __all__ = [
+    "RBL",
+    "DNSList",
     "Greylist",
+    "Listing",
     "Middleware",
     "authenticator",
     "check_connection",
@@ -26,6 +31,7 @@ __all__ = [
     "check_recipient",
     "check_sender",
     "ip_rate_limit",
+    "rbl_listings",
     "require_auth",
     "require_tls",
     "users",
