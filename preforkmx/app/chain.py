@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from preforkmx.app import code
 from preforkmx.app.cores import usable_cores
+from preforkmx.app.resolver import resolver_of
 from preforkmx.config import values
 from preforkmx.config.schema import (
+    SPF,
     AuthenticationResults,
     Discard,
     Greylist,
@@ -33,7 +35,7 @@ from preforkmx.delivery.maildir import maildir
 from preforkmx.delivery.nexthop.options import Options
 from preforkmx.delivery.nexthop.settings import Timeouts
 from preforkmx.delivery.smtp import smtp
-from preforkmx.middleware import greylist
+from preforkmx.middleware import greylist, spf
 from preforkmx.middleware.auth import require_auth
 from preforkmx.middleware.authentication_results import authentication_results
 from preforkmx.middleware.base import Middleware
@@ -144,6 +146,10 @@ def make_middleware(
             return _rate_limit(table, store, number)
         case Greylist():
             return greylist.Greylist(store, **_options(table)).middleware()
+        case SPF():
+            options = _options(table)
+            at = options.pop("at")
+            return spf.SPF(resolver_of(resolver), **options).middleware(at=at)
         case RequireTLS():
             return require_tls(at=table.at)
         case RequireAuth():
@@ -294,5 +300,5 @@ def _next_hop(table: NextHop) -> Options:
     )
 
 
-def _options(table: Greylist) -> dict[str, Any]:
+def _options(table: Greylist | SPF) -> dict[str, Any]:
     return {key: getattr(table, key) for key in type(table).model_fields if key != "use"}

@@ -433,6 +433,49 @@ class Greylist(Table):
     )
 
 
+class SPF(Table):
+    """Checks whether a client may send for the domain that it names (RFC 7208).
+
+    What is not refused is marked, with a header Received-SPF. Never checked are clients that
+    authenticated, and health checks. How: check-spf.md.
+    """
+
+    use: Literal["spf"] = Field(description=_USE)
+    at: Annotated[Literal["helo", "mail", "data"], Choice(("helo", "mail", "data"))] = Field(
+        default="mail",
+        description='What is checked, and when: `"helo"` the name of HELO; `"mail"` the reverse '
+        'path, or the name of HELO where that is null; `"data"` the same when the message comes: '
+        "unknown recipients then cost no look-up, and the greylist does not learn of a pass.",
+    )
+    on_fail: Annotated[Literal["reject", "mark"], Choice(("reject", "mark"))] = Field(
+        default="reject",
+        description='The domain says that this client may not send for it (`-all`): `"reject"` '
+        'refuses with 550 5.7.23 and the domain\'s explanation, `"mark"` lets pass.',
+    )
+    on_softfail: Annotated[Literal["reject", "mark"], Choice(("reject", "mark"))] = Field(
+        default="mark", description="The domain says so, and is not sure (`~all`): the same."
+    )
+    on_permerror: Annotated[Literal["reject", "mark"], Choice(("reject", "mark"))] = Field(
+        default="mark",
+        description='The domain\'s record is wrong: `"reject"` refuses with 550 5.7.24.',
+    )
+    on_temperror: Annotated[Literal["tempfail", "accept"], Choice(("tempfail", "accept"))] = Field(
+        default="tempfail",
+        description='It cannot be looked up now: `"tempfail"` defers with 451 4.7.24, `"accept"` '
+        "lets pass.",
+    )
+    allow: Annotated[tuple[Network, ...], Networks()] = Field(
+        default=(),
+        description="Networks that are not checked: hosts that forward mail to this server, and "
+        "do not write its reverse path anew.",
+        examples=[["192.0.2.0/24"]],
+    )
+    exempt_private: Annotated[bool, Flag()] = Field(
+        default=True,
+        description="Private networks are not checked, loopback among them (RFC 1918, RFC 4193).",
+    )
+
+
 Phase = Literal["mail", "rcpt", "data"]
 _PHASES = Choice(("mail", "rcpt", "data"))
 
@@ -801,6 +844,7 @@ class Log(Table):
 MIDDLEWARE: dict[str, type[Table]] = {
     "rate_limit": RateLimit,
     "greylist": Greylist,
+    "spf": SPF,
     "require_tls": RequireTLS,
     "require_auth": RequireAuth,
     "users": Users,
@@ -808,7 +852,7 @@ MIDDLEWARE: dict[str, type[Table]] = {
     "authentication_results": AuthenticationResults,
 }
 """The built-in middleware by its name."""
-LATER_MIDDLEWARE = frozenset({"rbl", "spf"})
+LATER_MIDDLEWARE = frozenset({"rbl"})
 
 DELIVERIES: dict[str, type[Table]] = {
     "maildir": Maildir,
@@ -831,6 +875,7 @@ def _tag(known: dict[str, type[Table]], default: str) -> Discriminator:
 AnyMiddleware = Annotated[
     Annotated[RateLimit, Tag("rate_limit")]
     | Annotated[Greylist, Tag("greylist")]
+    | Annotated[SPF, Tag("spf")]
     | Annotated[RequireTLS, Tag("require_tls")]
     | Annotated[RequireAuth, Tag("require_auth")]
     | Annotated[Users, Tag("users")]

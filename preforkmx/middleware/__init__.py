@@ -15,11 +15,13 @@ from preforkmx.middleware.lift import (
 from preforkmx.middleware.rate_limit import ip_rate_limit
 from preforkmx.middleware.rbl import RBL, rbl_listings
 from preforkmx.middleware.rbl_list import DNSList, Listing
+from preforkmx.middleware.spf import SPF, spf_result
 from preforkmx.middleware.tls import require_tls
 from preforkmx.middleware.users import users
 
 __all__ = [
     "RBL",
+    "SPF",
     "DNSList",
     "Greylist",
     "Listing",
@@ -34,5 +36,6 @@ __all__ = [
     "rbl_listings",
     "require_auth",
     "require_tls",
+    "spf_result",
     "users",
 ]

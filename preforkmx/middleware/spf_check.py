@@ -6,16 +6,17 @@ import asyncio
 import re
 from collections import deque
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, cast
 
 from preforkmx.errors import DNSNameError
 from preforkmx.middleware.spf_names import MOST_TERMS, names_in_answer
 from preforkmx.protocol.domains import to_ascii
+from preforkmx.protocol.paths import split_mailbox
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
-    from preforkmx.dns import Answer, Resolver
+    from preforkmx.dns import Answer, RecordType
     from preforkmx.middleware.spf_names import Key
 
 SPFVerdict = Literal["pass", "fail", "softfail", "neutral", "none", "temperror", "permerror"]
@@ -29,6 +30,16 @@ _GRACE: Final = 0.1
 MAX_EXPLANATION: Final = 255
 MAX_REASON: Final = 200
 _UNPRINTABLE: Final = re.compile(r"[^ -~]+")
+
+
+class LooksUp(Protocol):
+    """What is wanted of a :class:`~preforkmx.dns.Resolver`."""
+
+    def known(self, name: str, rdtype: RecordType, /) -> Answer | None:
+        """Return what is known without asking anybody."""
+
+    async def query(self, name: str, rdtype: RecordType, /) -> Answer:
+        """Return what there is, or raise a DNSError."""
 
 
 class SPFResult(NamedTuple):
@@ -50,6 +61,8 @@ class SPFResult(NamedTuple):
     address: IPv4Address | IPv6Address
     reason: str
     """Why, in a few words: the term of the record that matched, or what is wrong."""
+    matched: bool = False
+    """`reason` is a term of the record."""
     explanation: str = ""
     """What the domain says about a fail, for the client to read; ``""``: nothing."""
     lookups: int = 0
@@ -67,7 +80,7 @@ def load_pyspf() -> None:
 
 
 async def check_host(
-    resolver: Resolver,
+    resolver: LooksUp,
     address: IPv4Address | IPv6Address,
     helo: str,
     sender: str,
@@ -91,7 +104,7 @@ async def check_host(
     identity: Literal["mailfrom", "helo"] = "mailfrom" if sender else "helo"
     if not sender:
         sender = f"postmaster@{helo}"
-    local, _, name = sender.rpartition("@")
+    local, name = split_mailbox(sender)
     domain = _domain(name)
     if domain is None:
         # RFC 7208 section 4.3.
@@ -117,6 +130,7 @@ async def check_host(
         helo,
         address,
         _reason(found),
+        bool(found.mechanism),
         _harmless(found.explanation, MAX_EXPLANATION),
         found.lookups,
     )
@@ -125,9 +139,7 @@ async def check_host(
 class _LookUps:
     """Asks for names: for those that are needed, and for those that probably will be."""
 
-    def __init__(
-        self, resolver: Resolver, address: IPv4Address | IPv6Address, answers: Any
-    ) -> None:
+    def __init__(self, resolver: LooksUp, address: IPv4Address | IPv6Address, answers: Any) -> None:
         self._resolver = resolver
         self._address = address
         self._answers = answers
