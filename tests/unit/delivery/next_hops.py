@@ -36,6 +36,9 @@ class Backend:
         self.connections = 0
         self.heads: list[bytes] = []
         self.pieces: asyncio.Queue[bytes] = asyncio.Queue()
+        self.reading = asyncio.Event()
+        self.reading.set()
+        """Cleared: nothing of a message is read."""
         self._tasks: set[asyncio.Task] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._options = options
@@ -155,6 +158,7 @@ class Backend:
                 return
             elif verb == "DATA" and good:
                 message = b""
+                await self.reading.wait()
                 while (text := await reader.readline()) != b".\r\n":
                     if not text:
                         return

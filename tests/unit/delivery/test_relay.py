@@ -393,3 +393,49 @@ def test_of_failures_at_the_same_time_one_counts():
     for attempt in attempts:
         server.failed(attempt, 0.0, "x")
     assert server.failures == 1
+
+
+# --- a next hop that takes nothing ----------------------------------------------------------------
+
+
+def test_a_next_hop_that_takes_no_octets_holds_the_client_back(run):
+    async def test():
+        async with backend() as hop:
+            server = relay(hop, message_size=1 << 30)
+            async with running(server) as address, await Client.connect(address) as client:
+                await client.hello()
+                await client.command("MAIL FROM:<a@example.org>")
+                await client.command("RCPT TO:<b@example.com>")
+                hop.reading.clear()
+                await client.command("DATA")
+                client.seconds = 1.0
+                sent = 0
+                with pytest.raises(TimeoutError):
+                    while sent < 200 << 20:
+                        await client.send((b"x" * 70 + b"\r\n") * 1000)
+                        sent += 72_000
+                # The sockets of three programs hold something too.
+                assert sent < 40 << 20
+                (link,) = server.delivery.lifespan.__self__.pool._lent
+                assert link.transport.get_write_buffer_size() < 1 << 20
+                client.reset()
+
+    run(test())
+
+
+def test_a_next_hop_that_takes_no_octets_for_too_long_is_451(run):
+    async def test():
+        async with backend() as hop:
+            server = relay(hop, message_size=1 << 30, timeouts=Timeouts(block=0.2))
+            async with running(server) as address, await Client.connect(address) as client:
+                await client.hello()
+                await client.command("MAIL FROM:<a@example.org>")
+                await client.command("RCPT TO:<b@example.com>")
+                hop.reading.clear()
+                await client.command("DATA")
+                for _ in range(400):
+                    await client.send((b"x" * 70 + b"\r\n") * 1000)
+                assert (await client.command(".")).code == 451
+                await client.command("QUIT")
+
+    run(test())

@@ -255,6 +255,19 @@ def test_of_several_servers_all_must_offer_it_and_without_any_nothing_is(run):
     run(test())
 
 
+@pytest.mark.parametrize("mode", ["must", "verify"])
+def test_requiretls_is_a_promise_where_certificates_are_verified(run, files, mode):
+    async def test():
+        folder, authority = files
+        tls = context_of(authority, "127.0.0.1")
+        async with behind(tls=tls, requiretls=True) as (_, address):
+            delivery = smtp([address], hostname="mx", tls=mode, ca=folder / "ca.pem")
+            async with running(Server(handler=delivery)):
+                assert ("REQUIRETLS" in delivery.extensions()) is (mode == "verify")
+
+    run(test())
+
+
 def test_utf8_and_notifications_pass(run):
     async def test():
         async with backend() as hop, client_of(relay(hop)) as client:
