@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from benchmarks.meter import ProcessTree
-from benchmarks.server import START, STOP, Failed, NotHere, Server
+from benchmarks.server import START, STOP, Failed, NotHere, Server, answers
 
 
 def program(name: str) -> str:
@@ -36,6 +36,19 @@ class SMTPSink(Server):
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
         sessions = ["-m", "10000"]
         return [program("smtp-sink"), *user, *sessions, f"127.0.0.1:{self.port}", "1024"]
+
+
+class RefusingSink(Server):
+    """smtp-sink that answers every connection with 450, and nothing else."""
+
+    name = "smtp-sink"
+
+    def command(self) -> list[str]:
+        user = ["-u", "nobody"] if os.geteuid() == 0 else []
+        return [program("smtp-sink"), *user, "-r", "CONNECT", f"127.0.0.1:{self.port}", "1024"]
+
+    def greets(self) -> bool:
+        return answers(self.port, b"450")
 
 
 class Aiosmtpd(Server):

@@ -18,6 +18,7 @@ class Preforkmx(Server):
     :param workers: worker processes.
     :param delivery: what happens to a message; a Maildir is below the folder.
     :param tls: open a second port with implicit TLS.
+    :param toml: more tables of the configuration.
     """
 
     def __init__(
@@ -27,10 +28,12 @@ class Preforkmx(Server):
         workers: int = 1,
         delivery: Literal["discard", "maildir"] = "discard",
         tls: bool = False,
+        toml: str = "",
     ) -> None:
         super().__init__(folder)
         self.workers = workers
         self.delivery = delivery
+        self.toml = toml
         self.name = f"preforkmx, {workers} worker{'s' if workers > 1 else ''}"
         self.mail = folder / "mail"
         self.tls_port = free_port() if tls else 0
@@ -59,6 +62,7 @@ class Preforkmx(Server):
         if self.delivery == "maildir":
             lines.append(f'path = "{self.mail}"')
         lines += ["[admin]", 'address = ""', f'control = "{self.folder}/control.sock"']
+        lines.append(self.toml)
         configuration = self.folder / "preforkmx.toml"
         configuration.write_text("\n".join(lines) + "\n")
         return [sys.executable, "-m", "preforkmx", "serve", "-c", str(configuration)]

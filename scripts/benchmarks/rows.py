@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from benchmarks import policy as policies
 from benchmarks.load import idle_connections, may_open, smtp_source
 from benchmarks.name_peers import LOOKERS_UP, NameServer, look_up
 from benchmarks.peers import Aiosmtpd, Postfix, SMTPSink
@@ -288,11 +289,32 @@ def dns(plan: Plan) -> list[Figure]:
     return list(figures.values())
 
 
+def policy(plan: Plan) -> list[Figure]:
+    """Limits and a known greylist triplet in Redis, and what Redis costs its client."""
+    try:
+        return [
+            *policies.policy(plan.folder, plan.rounds, plan.one_each),
+            *policies.clients(plan.folder, plan.rounds, plan.one_each * 2),
+        ]
+    except NotHere as reason:
+        raise Failed(str(reason)) from reason
+
+
+def blocked(plan: Plan) -> list[Figure]:
+    """Connections that a limit in Redis refuses."""
+    try:
+        return policies.blocked(plan.folder, plan.rounds, plan.one_each)
+    except NotHere as reason:
+        raise Failed(str(reason)) from reason
+
+
 ROWS = {
     "sink": sink,
     "large": large,
     "idle": idle,
     "scale": scale,
     "durable": durable,
+    "policy": policy,
+    "blocked": blocked,
     "dns": dns,
 }

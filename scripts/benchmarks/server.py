@@ -38,6 +38,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def answers(port: int, greeting: bytes) -> bool:
+    """Return whether what is heard first on `port` begins so."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2) as probe:
+        if probe.recv(4).startswith(greeting):
+            probe.sendall(b"QUIT\r\n")
+            return True
+    return False
+
+
 class Server(ABC):
     """One server, as a context manager: entered it greets on its port, left it has ended.
 
@@ -108,14 +117,7 @@ class Server(ABC):
 
     def greets(self) -> bool:
         """Return whether there is a 220 on the port."""
-        with (
-            suppress(OSError),
-            socket.create_connection(("127.0.0.1", self.port), timeout=2) as probe,
-        ):
-            if probe.recv(4).startswith(b"220"):
-                probe.sendall(b"QUIT\r\n")
-                return True
-        return False
+        return answers(self.port, b"220")
 
     def wait_until_it_greets(self) -> None:
         """Wait until it greets.
