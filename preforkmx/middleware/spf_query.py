@@ -194,7 +194,9 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
             texts = self.dns_txt(found.name, ignore_void=True)
             if len(texts) != 1 or len(texts[0]) > _MAX_EXPLANATION:
                 return ""
-            return str(self.expand(texts[0].decode("ascii"), stripdot=False))
+            words = texts[0].decode("ascii").split(" ")
+            # Word by word: pyspf makes room in whatever is longer than a domain name may be.
+            return " ".join(self.expand(word, stripdot=False) for word in words)
         except Exception:
             return ""
 
