@@ -11,6 +11,7 @@ from preforkmx.app.cores import usable_cores
 from preforkmx.app.resolver import resolver_of
 from preforkmx.config import values
 from preforkmx.config.schema import (
+    RBL,
     SPF,
     AuthenticationResults,
     Discard,
@@ -35,13 +36,14 @@ from preforkmx.delivery.maildir import maildir
 from preforkmx.delivery.nexthop.options import Options
 from preforkmx.delivery.nexthop.settings import Timeouts
 from preforkmx.delivery.smtp import smtp
-from preforkmx.middleware import greylist, spf
+from preforkmx.middleware import greylist, rbl, spf
 from preforkmx.middleware.auth import require_auth
 from preforkmx.middleware.authentication_results import authentication_results
 from preforkmx.middleware.base import Middleware
 from preforkmx.middleware.call_forward import CallForward
 from preforkmx.middleware.harvest import Harvest
 from preforkmx.middleware.rate_limit import rate_limit
+from preforkmx.middleware.rbl_list import DNSList
 from preforkmx.middleware.recipients import recipients
 from preforkmx.middleware.recipients_file import read_recipients
 from preforkmx.middleware.recipients_set import RecipientSet
@@ -146,6 +148,8 @@ def make_middleware(
             return _rate_limit(table, store, number)
         case Greylist():
             return greylist.Greylist(store, **_options(table)).middleware()
+        case RBL():
+            return _rbl(table, number, resolver)
         case SPF():
             options = _options(table)
             at = options.pop("at")
@@ -298,6 +302,29 @@ def _next_hop(table: NextHop) -> Options:
         ),
         timeout=table.timeout,
     )
+
+
+def _rbl(table: RBL, number: int, resolver: SharedResolver) -> Middleware:
+    return rbl.RBL(
+        [
+            DNSList(
+                zone=each.zone,
+                kind=each.kind,
+                codes=each.codes,
+                weight=each.weight,
+                name=each.name,
+                reason=each.reason,
+            )
+            for each in table.list
+        ],
+        threshold=table.threshold,
+        on_fail=table.on_fail,
+        at=table.at,
+        resolver=resolver_of(resolver),
+        allow=table.allow,
+        exempt_private=table.exempt_private,
+        name="rbl" if number == 1 else f"rbl {number}",
+    ).middleware()
 
 
 def _options(table: Greylist | SPF) -> dict[str, Any]:

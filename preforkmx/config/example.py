@@ -19,6 +19,7 @@ from preforkmx.config.schema import (
     SiteDelivery,
     SiteMiddleware,
     Table,
+    inner_tables,
     table_model,
 )
 from preforkmx.config.show import plain
@@ -86,9 +87,14 @@ def _use(header: str, use: str | None, model: type[Table], *, off: bool) -> Iter
 
 
 def _keys(model: type[Table], *, needed: set[str], without: str = "") -> Iterator[str]:
+    inner = inner_tables(model)
     for key in model.model_fields:
-        if key != without:
+        if key != without and key not in inner:
             yield from _key(model, key, needed=key in needed)
+    for key, element in inner.items():
+        yield from _comment(_words(element))
+        yield f"# [[middleware.{key}]]"
+        yield from _keys(element, needed=set())
 
 
 def _key(model: type[Table], key: str, *, needed: bool) -> Iterator[str]:

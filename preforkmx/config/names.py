@@ -13,6 +13,7 @@ from preforkmx.config import values
 from preforkmx.config.kinds import Kind, meant
 from preforkmx.config.values import BadValue
 from preforkmx.delivery.nexthop.servers import split
+from preforkmx.middleware.rbl_codes import parse_codes
 from preforkmx.session.listener import MAX_UNIX_PATH, split_address
 from preforkmx.state.redis import url as redis_url
 from preforkmx.state.redis.keys import Keys
@@ -123,6 +124,52 @@ class Networks(_ListOf):
     @property
     def words(self) -> str:
         return "an array of networks"
+
+
+@dataclass(frozen=True)
+class ListCodes(_ListOf):
+    """Codes of a list in the DNS, and ranges of them; at least one."""
+
+    def read_element(self, element: Any) -> str:
+        if not isinstance(element, str):
+            raise BadValue('must be a code such as "127.0.0.2" or "127.0.0.4-127.0.0.7"')
+        try:
+            parse_codes(element)
+        except ValueError as error:
+            _, _, reason = str(error).partition(repr(element))
+            raise BadValue(reason.strip()) from None
+        return element
+
+    def parse(self, value: Any) -> tuple[str, ...]:
+        codes: tuple[str, ...] = super().parse(value)
+        if not codes:
+            raise BadValue("must name at least one code")
+        return codes
+
+    @property
+    def words(self) -> str:
+        return "an array of codes, and of ranges of them"
+
+
+@dataclass(frozen=True)
+class ASCIIText(Kind):
+    """One line of printable ASCII; "" is none."""
+
+    most: int
+
+    def parse(self, value: Any) -> str:
+        if not isinstance(value, str) or not (value.isascii() and value.isprintable()):
+            raise BadValue(f"must be {self.words}")
+        if len(value) > self.most:
+            raise BadValue(f"must be {self.words}")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "maxLength": self.most, "pattern": "^[ -~]*$"}
+
+    @property
+    def words(self) -> str:
+        return f"a text of at most {self.most} printable ASCII characters"
 
 
 @dataclass(frozen=True)

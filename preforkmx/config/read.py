@@ -175,10 +175,12 @@ def _use_problem(path: Path, table: dict[str, Any]) -> Problem | None:
 def _problems(error: ValidationError, model: type[Table], path: Path) -> Iterator[Problem]:
     for detail in error.errors(include_url=False):
         where = (*path, *detail["loc"])
+        # What is wrong may be in a table inside of this one.
+        inner = table_model(where[:-1], None) if len(detail["loc"]) > 1 else None
         if detail["type"] == "missing":
-            yield Problem(where, "is required", _example(model, str(detail["loc"][-1])))
+            yield Problem(where, "is required", _example(inner or model, str(detail["loc"][-1])))
         elif detail["type"] == "extra_forbidden":
-            yield _unknown(model, where, detail["input"])
+            yield _unknown(inner or model, where, detail["input"])
         else:
             yield from _bad(where, detail["input"], _reason(detail))
 

@@ -14,6 +14,7 @@ from preforkmx.config.schema import (
     SiteDelivery,
     SiteMiddleware,
     Table,
+    inner_tables,
     table_model,
 )
 from preforkmx.config.show import plain
@@ -82,7 +83,10 @@ def _uses(known: dict[str, type[Table]], site: type[Table]) -> Iterator[str]:
 def _section(title: str, model: type[Table]) -> Iterator[str]:
     yield f"{title}\n"
     yield inspect.cleandoc(model.__doc__ or "") + "\n"
+    inner = inner_tables(model)
     yield from _keys(model, [key for key in model.model_fields if key != "use"])
+    for key, element in inner.items():
+        yield from _section(f"#### `[[middleware.{key}]]`", element)
 
 
 def _keys(model: type[Table], keys: list[str]) -> Iterator[str]:
@@ -95,7 +99,7 @@ def _keys(model: type[Table], keys: list[str]) -> Iterator[str]:
         kind = kind_of(about)
         default = plain(about, about.default) if not about.is_required() else None
         shown = "" if default is None else f"`{dump_value(default)}`"
-        yield f"| `{key}` | {kind.words if kind else ''} | {shown} | {about.description} |"
+        yield f"| `{key}` | {kind.words if kind else 'tables'} | {shown} | {about.description} |"
     yield ""
 
 

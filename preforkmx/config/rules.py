@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from preforkmx.config.certificate import certificate_problems
 from preforkmx.config.problem import Problem
 from preforkmx.config.schema import (
+    RBL,
     AuthenticationResults,
     Greylist,
     Maildir,
@@ -25,6 +26,7 @@ from preforkmx.config.schema import (
     Smtp,
     Users,
 )
+from preforkmx.middleware.rbl import MAX_LISTS
 from preforkmx.session.listener import split_address
 
 if TYPE_CHECKING:
@@ -363,6 +365,27 @@ def one_field_of_results(draft: Draft) -> Iterator[Problem]:
         yield Problem(("middleware", index, "use"), "stands here twice", hint)
 
 
+def block_lists(draft: Draft) -> Iterator[Problem]:
+    """An RBL asks lists, each of which changes something, and that can reach its threshold."""
+    for index, table in draft.middleware.items():
+        if not isinstance(table, RBL):
+            continue
+        path = ("middleware", index)
+        if not 1 <= len(table.list) <= MAX_LISTS:
+            yield Problem(path, f"needs 1 to {MAX_LISTS} lists", "[[middleware.list]] with a zone")
+        for number, each in enumerate(table.list):
+            where = (*path, "list", number, "weight")
+            if each.weight == 0:
+                yield Problem(where, "changes nothing", value=0)
+            elif each.weight < 0 and each.kind == "domain":
+                hint = "a client chooses its names"
+                yield Problem(where, "must not vouch for names", hint, each.weight)
+        most = sum(max(each.weight, 0) for each in table.list)
+        if 0 < most < table.threshold:
+            hint = f"all lists together weigh {most}"
+            yield Problem((*path, "threshold"), "is never reached", hint, table.threshold)
+
+
 RULES: tuple[Callable[[Draft], Iterable[Problem]], ...] = (
     required,
     given_by_the_app,
@@ -383,6 +406,7 @@ RULES: tuple[Callable[[Draft], Iterable[Problem]], ...] = (
     greylist_times,
     recipient_sources,
     one_field_of_results,
+    block_lists,
 )
 """Every rule; their order does not matter."""
 

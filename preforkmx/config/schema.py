@@ -8,13 +8,15 @@ version stands in its table's ``later`` and is refused as "not yet available".
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from preforkmx.config.kinds import kind_of
 from preforkmx.config.names import (
     AccountName,
     Addresses,
+    ASCIIText,
     Code,
     DNSServers,
     Domains,
@@ -24,6 +26,7 @@ from preforkmx.config.names import (
     HostNames,
     HTTPAddress,
     KeyPrefix,
+    ListCodes,
     ListenAddress,
     Networks,
     NextHops,
@@ -44,6 +47,7 @@ from preforkmx.config.quantities import (
     SizeRateOf,
 )
 from preforkmx.config.values import Network, Rate  # noqa: TC001  (pydantic reads annotations)
+from preforkmx.middleware.rbl_codes import DEFAULT_CODES
 
 if TYPE_CHECKING:
     from preforkmx.config.keys import Path as ConfigPath
@@ -476,6 +480,80 @@ class SPF(Table):
     )
 
 
+class DNSListTable(Table):
+    """One list. There may be many, and several of one zone whose codes weigh differently."""
+
+    zone: Annotated[str, HostName()] = Field(
+        description="The name below which the list stands in the DNS.",
+        examples=["zen.example.org"],
+    )
+    kind: Annotated[Literal["ip", "domain"], Choice(("ip", "domain"))] = Field(
+        default="ip",
+        description='What it lists: `"ip"` addresses, IPv4 and IPv6; `"domain"` names: it is asked '
+        "for the name of HELO and for the domain of the reverse path.",
+    )
+    codes: Annotated[tuple[str, ...], ListCodes()] = Field(
+        default=DEFAULT_CODES,
+        description="The answers that count, single ones and ranges. Whatever stands here, "
+        "127.255.255.0/24 is an error of the list: it is not asked for 10 minutes then.",
+        examples=[["127.0.0.2", "127.0.0.4-127.0.0.7"]],
+    )
+    weight: Annotated[int, Integer(-1000, 1000)] = Field(
+        default=1,
+        description="What a listing adds to the score. Below zero it vouches for a client, as "
+        "DNSWL does; only lists of addresses can.",
+    )
+    name: Annotated[str, ASCIIText(100)] = Field(
+        default="",
+        description="What replies, headers and logs call it; empty: its zone. For a zone that "
+        "holds your key, which is nobody's business.",
+        examples=["zen"],
+    )
+    reason: Annotated[str, ASCIIText(300)] = Field(
+        default="",
+        description="What a refused client is told instead of the list's TXT record; "
+        "`{address}` is the address or name that is listed. Empty: the TXT record.",
+        examples=["see https://example.com/listed?{address}"],
+    )
+
+
+class RBL(Table):
+    """Refuses or marks clients that lists in the DNS know: block lists, and lists that vouch.
+
+    All lists are asked at once, and their weights are added up. A list that fails, or is silent
+    for 4 s, lists nobody. Never asked about are clients that authenticated, and health checks.
+    How, and what to know of lists: use-block-lists.md.
+    """
+
+    use: Literal["rbl"] = Field(description=_USE)
+    threshold: Annotated[int, Integer(1, 1000)] = Field(
+        default=1, description="The score that is refused or marked."
+    )
+    on_fail: Annotated[Literal["reject", "mark"], Choice(("reject", "mark"))] = Field(
+        default="reject",
+        description='`"reject"` refuses with 554 5.7.1, the list\'s name and its text; `"mark"` '
+        "writes a header X-RBL.",
+    )
+    at: Annotated[
+        Literal["connection", "mail", "rcpt"] | None, Choice(("connection", "mail", "rcpt"))
+    ] = Field(
+        default=None,
+        description='Where it begins to refuse. Default: `"connection"`, instead of the greeting, '
+        'and `"mail"` where it marks. `"mail"` where clients authenticate on the same listener: '
+        "lists know the addresses of most of them.",
+        examples=["mail"],
+    )
+    allow: Annotated[tuple[Network, ...], Networks()] = Field(
+        default=(), description="Networks that are not asked about.", examples=[["192.0.2.0/24"]]
+    )
+    exempt_private: Annotated[bool, Flag()] = Field(
+        default=True,
+        description="Private networks are not asked about, loopback among them (RFC 1918, "
+        "RFC 4193).",
+    )
+    list: tuple[DNSListTable, ...] = Field(default=(), description="The lists; at least one.")
+
+
 Phase = Literal["mail", "rcpt", "data"]
 _PHASES = Choice(("mail", "rcpt", "data"))
 
@@ -844,6 +922,7 @@ class Log(Table):
 MIDDLEWARE: dict[str, type[Table]] = {
     "rate_limit": RateLimit,
     "greylist": Greylist,
+    "rbl": RBL,
     "spf": SPF,
     "require_tls": RequireTLS,
     "require_auth": RequireAuth,
@@ -852,7 +931,7 @@ MIDDLEWARE: dict[str, type[Table]] = {
     "authentication_results": AuthenticationResults,
 }
 """The built-in middleware by its name."""
-LATER_MIDDLEWARE = frozenset({"rbl"})
+LATER_MIDDLEWARE: frozenset[str] = frozenset()
 
 DELIVERIES: dict[str, type[Table]] = {
     "maildir": Maildir,
@@ -875,6 +954,7 @@ def _tag(known: dict[str, type[Table]], default: str) -> Discriminator:
 AnyMiddleware = Annotated[
     Annotated[RateLimit, Tag("rate_limit")]
     | Annotated[Greylist, Tag("greylist")]
+    | Annotated[RBL, Tag("rbl")]
     | Annotated[SPF, Tag("spf")]
     | Annotated[RequireTLS, Tag("require_tls")]
     | Annotated[RequireAuth, Tag("require_auth")]
@@ -931,6 +1011,15 @@ class Config(Table):
     log: Log = Field(default=Log(), description="Logs.")
 
 
+def inner_tables(model: type[Table]) -> dict[str, type[Table]]:
+    """Return the arrays of tables inside a table: by key, the model of their elements."""
+    return {
+        key: get_args(about.annotation)[0]
+        for key, about in model.model_fields.items()
+        if get_origin(about.annotation) is tuple and kind_of(about) is None
+    }
+
+
 def table_model(path: ConfigPath, table: Any) -> type[Table] | None:
     """Return the model of the table at `path`, None where there should be none.
 
@@ -944,6 +1033,8 @@ def table_model(path: ConfigPath, table: Any) -> type[Table] | None:
             return ListenerTable
         case ("middleware", int()):
             return MIDDLEWARE.get(use, SiteMiddleware) if isinstance(use, str) else SiteMiddleware
+        case ("middleware", int(), "list", int()):
+            return DNSListTable
         case ("delivery",):
             known = DELIVERIES.get(use) if isinstance(use, str) else Maildir
             return known or SiteDelivery

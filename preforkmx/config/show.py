@@ -39,7 +39,8 @@ def json_schema() -> dict[str, Any]:
     document = Config.model_json_schema()
     document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     document["title"] = "preforkmx"
-    models = {model.__name__: model for model in (*Table.__subclasses__(), Lmtp, Smtp)}
+    tables: tuple[type[Table], ...] = (*Table.__subclasses__(), Lmtp, Smtp)
+    models = {model.__name__: model for model in tables}
     _plain_defaults(document, Config)
     for name, definition in document["$defs"].items():
         _plain_defaults(definition, models[name])
@@ -71,7 +72,8 @@ def _show_table(loaded: Loaded, table: Table, path: Path) -> Iterator[str]:
         yield _line(loaded, (*path, key), value)
     for where, each in inner:
         yield ""
-        yield f"[[{where[0]}]]" if isinstance(where[-1], int) else f"[{where[0]}]"
+        header = ".".join(part for part in where if isinstance(part, str))
+        yield f"[[{header}]]" if isinstance(where[-1], int) else f"[{header}]"
         yield from _show_table(loaded, each, where)
 
 

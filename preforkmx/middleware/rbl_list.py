@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Kind = Literal["ip", "domain"]
 """A list of addresses, or one of domains: RFC 5782 sections 2.1 and 2.2."""
 
-_ZONE = re.compile(rf"{LABEL}(?:\.{LABEL})+\Z")
-_NAME = re.compile(r"[!-~]{1,100}\Z")
+_ZONE = re.compile(rf"{LABEL}(?:\.{LABEL})*\Z")
+_NAME = re.compile(r"[ -~]{0,100}\Z")
 _TEXT = re.compile(r"[ -~]{0,300}\Z")
 
 
@@ -58,8 +58,8 @@ class DNSList:
             raise ValueError("a list without weight changes nothing")
         if self.weight < 0 and self.kind == "domain":
             raise ValueError("a list of domains vouches for nobody: a client chooses its names")
-        if self.name and _NAME.match(self.name) is None:
-            raise ValueError("a list's name has 1 to 100 printable ASCII characters, no spaces")
+        if _NAME.match(self.name) is None:
+            raise ValueError("a list's name has at most 100 printable ASCII characters")
         if _TEXT.match(self.reason) is None:
             raise ValueError("a reason has at most 300 printable ASCII characters")
         object.__setattr__(self, "counted", Codes(self.codes))

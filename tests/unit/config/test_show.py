@@ -115,7 +115,9 @@ def test_the_example_has_every_key():
     text = example()
     for model in [Config, *Table.__subclasses__()]:
         for key, about in model.model_fields.items():
-            assert re.search(rf"^(# )?(\[*{key}\b|{key} = )", text, re.MULTILINE), key
+            assert re.search(
+                rf"^(# )?(\[*(?:middleware\.)?{key}\b|{key} = )", text, re.MULTILINE
+            ), key
             assert about.description, key
 
 
