@@ -11,6 +11,7 @@ import pytest
 from preforkmx.errors import StoreUnavailable
 from preforkmx.state.decisions import ConnectionLimits, GreylistSettings, Rate, Spent, running
 from preforkmx.state.redis import nodes_for, parse
+from preforkmx.state.redis.operator import RedisOperator
 from preforkmx.state.redis.store import RedisStore
 
 pytestmark = pytest.mark.integration
@@ -72,6 +73,30 @@ def test_the_user_of_the_page_may_do_all_that_is_done(redis, user, run):
         async with _store(user()) as store:
             await _everything(store)
         # Nothing was refused that nobody waited for.
+        assert redis.ask("ACL", "LOG") == []
+
+    redis.ask("ACL", "LOG", "RESET")
+    run(scenario())
+
+
+def test_the_user_of_the_page_is_enough_for_operators(redis, user, run):
+    async def scenario():
+        redis.ask("FLUSHALL")
+        redis.ask("SCRIPT", "FLUSH")
+        limits = ConnectionLimits("in", host=DAILY, network=DAILY, concurrent=1, **BUDGETS)
+        settings, paths = GreylistSettings(), ("a", "b")
+        operator = RedisOperator(nodes_for(parse(user()), deadline=10.0))
+        async with _store(user()) as store, running(operator):
+            await store.open_connection(HOST, limits)
+            await store.take(DAILY, "key")
+            await store.greylist("net", *paths, settings)
+            assert (await operator.look_at_host(HOST, limits)).open == 1
+            assert (await operator.look_at_rate(DAILY, "key")).left == 9
+            assert (await operator.look_at_greylist("net", paths, settings)).left > 0
+            await operator.allow_network("net", 86_400.0, settings)
+            assert await operator.forget_host(HOST, limits)
+            assert await operator.forget_rate("key")
+            assert await operator.forget_greylist("net", paths)
         assert redis.ask("ACL", "LOG") == []
 
     redis.ask("ACL", "LOG", "RESET")
