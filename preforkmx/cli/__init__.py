@@ -18,6 +18,7 @@ VERBS = {
     "drain": "preforkmx.cli.drain",
     "stop": "preforkmx.cli.drain",
     "state": "preforkmx.cli.state",
+    "spf": "preforkmx.cli.spf",
     "hash-password": "preforkmx.cli.hash_password",
 }
 """Each verb and its module, which has it under its name with ``_`` for ``-``."""
