@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import smtplib
 import socket
 from collections import Counter
+from contextlib import ExitStack
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -18,10 +20,12 @@ from preforkmx.delivery.lmtp import lmtp
 from preforkmx.delivery.nexthop.settings import Timeouts
 from preforkmx.delivery.smtp import smtp
 from preforkmx.session.listener import Listener
-from preforkmx.testing import Client, Recorder, running
+from preforkmx.testing import Client, Recorder, ThreadedServer, running
 from tests.integration.mx import serving
 from tests.integration.peers.dovecot import dovecot
+from tests.integration.peers.postfix import postfix
 from tests.integration.peers.smtp_sink import smtp_sink
+from tests.integration.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -187,6 +191,72 @@ def test_smtp_sink_killed_and_started_again_under_load_has_what_was_acknowledged
     with smtp_sink(free_port(), *options) as sink:
         senders = asyncio.run(test(sink))
         check(senders, numbers(sink.messages()))
+
+
+def test_postfix_killed_and_started_again_under_load_has_what_was_acknowledged():
+    async def test(hop):
+        server = Server(
+            hostname="mx.example.com", handler=smtp([f"127.0.0.1:{hop.port}"], hostname="mx")
+        )
+        async with running(server) as place:
+            async with await Client.connect(place) as client:
+                await client.hello()
+                await client.command("MAIL FROM:<sender@example.org>")
+                reply = await client.command("RCPT TO:<nobody@example.com>")
+                assert reply.code == 554
+                assert "nobody@example.com" in reply.text
+            senders = Senders(place)
+            async with senders.sending():
+                for _ in range(2):
+                    await senders.until(30)
+                    await asyncio.to_thread(hop.kill)
+                    await asyncio.to_thread(hop.start)
+                await senders.until(30)
+        return senders
+
+    with postfix(free_port()) as hop:
+        senders = asyncio.run(test(hop))
+        wanted = set(senders.acknowledged)
+        # What its killed daemons had in work is delivered again, by Postfix's own rules.
+        until(lambda: wanted <= set(numbers(hop.messages())), hop)
+        assert senders.codes[451]
+
+
+def test_postfix_in_front_and_dovecot_behind_deliver_each_copy_once():
+    """Postfix tries again after a 451 for three recipients of whom two have the message."""
+    names = ("one@example.com", "two@example.com", "three@example.com")
+    with ExitStack() as stack:
+        site = stack.enter_context(dovecot(free_port()))
+        server = Server(
+            hostname="mx.example.com", handler=lmtp([f"unix:{site.socket}"], hostname="mx")
+        )
+        between = stack.enter_context(ThreadedServer(server))
+        front = stack.enter_context(postfix(free_port(), relay_to=between.port))
+
+        def send(first: int, last: int) -> None:
+            with smtplib.SMTP("127.0.0.1", front.port) as client:
+                for number in range(first, last):
+                    text = f"Subject: {number}\r\n\r\nnumber {number}\r\n"
+                    assert client.sendmail("sender@example.org", names, text) == {}
+
+        def have(name: str, count: int) -> bool:
+            return len(numbers(site.messages(name))) >= count
+
+        send(0, 2)
+        # Dovecot has a message in its place before it has said so.
+        until(lambda: front.log.count(": removed") == 2, front)
+        mailbox = site.folder / "mail" / "two@example.com"
+        mode = mailbox.stat().st_mode
+        mailbox.chmod(0)
+        send(2, 6)
+        until(lambda: have(names[0], 6) and have(names[2], 6), front)
+        # A second try at least.
+        until(lambda: front.log.count("status=deferred") > 3 * 4, front)
+        mailbox.chmod(mode)
+        until(lambda: all(have(name, 6) for name in names), front)
+        until(lambda: front.log.count(": removed") == 6, front)
+        for name in names:
+            assert numbers(site.messages(name)) == Counter(range(6)), name
 
 
 @pytest.mark.parametrize("protocol", ["smtp", "lmtp"])

@@ -172,6 +172,11 @@ class Client:
         return output
 
     @property
+    def unsent(self) -> int:
+        """Octets that :meth:`take_output` would return."""
+        return len(self._output)
+
+    @property
     def awaits(self) -> int:
         """Replies that are still to come."""
         return len(self._awaited)
