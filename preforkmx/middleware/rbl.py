@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from preforkmx.context import Context
     from preforkmx.middleware.rbl_lookup import LooksUp
     from preforkmx.middleware.rbl_score import Answers, Score
-    from preforkmx.model import Envelope, Peer
+    from preforkmx.model import Envelope, IPAddress, Peer
     from preforkmx.state.networks import IPNetwork
 
 #: The most lists of one RBL.
@@ -252,7 +252,7 @@ class RBL:
         deadline = asyncio.get_running_loop().time() + self._deadline
         before = self._found(ctx, peer)
         subject = subject_of(peer.address)
-        entries = self._entries(subject, names)
+        entries = self._entries(peer.address, names)
         resolver = await self._ready()
         answers = await self._state.ask(
             resolver, entries, before.answers if before else {}, self._enough(last), deadline
@@ -277,14 +277,18 @@ class RBL:
             ),
         )
 
-    def _entries(self, subject: str, names: tuple[str, ...]) -> tuple[Entry, ...]:
+    def _entries(self, address: IPAddress, names: tuple[str, ...]) -> tuple[Entry, ...]:
         """Return who is looked for in which list."""
-        domains = tuple(
-            dict.fromkeys(found for each in names if (found := domain_subject(each)) is not None)
+        domains = dict.fromkeys(
+            found for each in names if each and (found := domain_subject(each)) is not None
         )
-        subjects = {"ip": (subject,), "domain": domains}
         return tuple(
-            Entry(each, tuple(Question(each.zone, each.kind, one) for one in subjects[each.kind]))
+            Entry(
+                each,
+                (Question.about_address(each.zone, address),)
+                if each.kind == "ip"
+                else tuple(Question.about_name(each.zone, name) for name in domains),
+            )
             for each in self._lists
         )
 
@@ -335,7 +339,7 @@ class RBL:
         entry, worst = max(said.items(), key=lambda each: each[1].weight)
         text = entry.list.reason.replace("{address}", worst.subject)
         if not text:
-            question = Question(entry.list.zone, entry.list.kind, worst.subject)
+            question = next(each for each in entry.questions if each.subject == worst.subject)
             text = await self._state.text(resolver, question, deadline)
         what = f"{worst.subject} is listed by {worst.list}"
         return SMTPError(554, f"{what}: {text}" if text else what, enhanced=(5, 7, 1))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from ipaddress import ip_address
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from preforkmx.dns import list_name
 from preforkmx.middleware.rbl_codes import DEFAULT_CODES, Codes
@@ -77,13 +76,18 @@ class Question(NamedTuple):
     kind: Kind
     subject: str
     """An address, or a name: in ASCII and lower case."""
+    name: str
+    """The name that the DNS is asked for."""
 
-    @property
-    def name(self) -> str:
-        """The name that the DNS is asked for."""
-        if self.kind == "ip":
-            return list_name(ip_address(self.subject), self.zone)
-        return f"{self.subject}.{self.zone}"
+    @classmethod
+    def about_address(cls, zone: str, address: IPAddress) -> Self:
+        """Ask a list of addresses."""
+        return cls(zone, "ip", subject_of(address), list_name(address, zone))
+
+    @classmethod
+    def about_name(cls, zone: str, name: str) -> Self:
+        """Ask a list of domains about what :func:`domain_subject` returned."""
+        return cls(zone, "domain", name, f"{name}.{zone}")
 
     @property
     def never_listed(self) -> str:

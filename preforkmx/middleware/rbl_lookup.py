@@ -71,22 +71,24 @@ class Lists:
         :param enough: says whether the rest need not be waited for.
         :param deadline: by the clock of the event loop.
         """
+        # Less those about names that are not the client's any more.
         found = {
-            question: answers[question]
+            question.name: answers[question.name]
             for entry in entries
             for question in entry.questions
-            if question in answers
+            if question.name in answers
         }
         if enough(score(entries, found)):
             return found
         tasks: dict[asyncio.Task[tuple[IPv4Address, ...]], Question] = {}
-        for question in dict.fromkeys(each for entry in entries for each in entry.questions):
-            if question in found:
+        wanted = {each.name: each for entry in entries for each in entry.questions}
+        for name, question in wanted.items():
+            if name in found:
                 continue
             if self._health[question.zone].may_be_asked():
                 tasks[asyncio.create_task(self._look_up(resolver, question))] = question
             else:
-                found[question] = ()
+                found[name] = ()
         if not tasks:
             return found
         try:
@@ -107,7 +109,7 @@ class Lists:
     async def _collect(
         self,
         tasks: dict[asyncio.Task[tuple[IPv4Address, ...]], Question],
-        found: dict[Question, tuple[IPv4Address, ...]],
+        found: dict[str, tuple[IPv4Address, ...]],
         enough: Callable[[], bool],
         deadline: float,
     ) -> None:
@@ -119,7 +121,7 @@ class Lists:
         while True:
             for task in done:
                 question = tasks.pop(task)
-                found[question] = self._outcome(task, question, fresh=fresh)
+                found[question.name] = self._outcome(task, question, fresh=fresh)
             if not tasks or enough():
                 break
             done, _ = await asyncio.wait(
@@ -128,7 +130,7 @@ class Lists:
             if not done:
                 for question in tasks.values():
                     self._health[question.zone].failed("it is silent")
-                    found[question] = ()
+                    found[question.name] = ()
                 return
             fresh = True
         for question in tasks.values():

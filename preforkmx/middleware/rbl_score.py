@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from preforkmx.middleware.rbl_list import DNSList, Question
 
-    Answers = Mapping[Question, tuple[IPv4Address, ...]]
-    """What was answered to each question; nothing for one that listed nobody, or failed."""
+    Answers = Mapping[str, tuple[IPv4Address, ...]]
+    """What was answered, by the questions' names; nothing where nobody is listed, or that failed."""
 
 
 class Entry(NamedTuple):
@@ -58,7 +58,7 @@ def score(entries: Iterable[Entry], answers: Answers) -> Score:
             known += weight
             lowest += weight
             highest += weight
-        elif any(question not in answers for question in entry.questions):
+        elif any(question.name not in answers for question in entry.questions):
             waiting = True
             lowest += min(weight, 0)
             highest += max(weight, 0)
@@ -68,9 +68,9 @@ def score(entries: Iterable[Entry], answers: Answers) -> Score:
 def listing(entry: Entry, answers: Answers) -> Listing | None:
     """Return what the list says, of the first of its questions that it says something to."""
     for question in entry.questions:
-        counted = entry.list.counted
-        codes = tuple(code for code in answers.get(question, ()) if code in counted)
-        if codes:
+        found = answers.get(question.name)
+        # Most clients are listed nowhere.
+        if found and (codes := tuple(filter(entry.list.counted.__contains__, found))):
             return Listing(entry.list.shown, question.subject, codes, entry.list.weight)
     return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from itertools import product
 
 from hypothesis import given
@@ -26,12 +26,12 @@ def situations(draw):
         zone = f"list{number}.example.org"
         entry = DNSList(zone=zone, weight=weight, codes=("127.0.0.2",))
         subjects = draw(st.sampled_from([(), ("192.0.2.1",), ("192.0.2.1", "192.0.2.2")]))
-        questions = tuple(Question(zone, "ip", subject) for subject in subjects)
+        questions = tuple(Question.about_address(zone, ip_address(subject)) for subject in subjects)
         entries.append(Entry(entry, questions))
         for question in questions:
             answer = draw(st.sampled_from([None, (), LISTED, OTHER]))
             if answer is not None:
-                answers[question] = answer
+                answers[question.name] = answer
     return entries, answers
 
 
@@ -40,13 +40,13 @@ def reference(entries, answers):
     return sum(
         entry.list.weight
         for entry in entries
-        if any(LISTED[0] in answers[question] for question in entry.questions)
+        if any(LISTED[0] in answers[question.name] for question in entry.questions)
     )
 
 
 def every_end(entries, answers):
     """Every score that may come of what is not known yet."""
-    unknown = [q for entry in entries for q in entry.questions if q not in answers]
+    unknown = [q.name for entry in entries for q in entry.questions if q.name not in answers]
     for said in product([(), LISTED], repeat=len(unknown)):
         yield reference(entries, {**answers, **dict(zip(unknown, said, strict=True))})
 
@@ -73,8 +73,8 @@ def test_when_nothing_is_waited_for_the_score_is_that_of_the_listings(situation)
 
 
 def test_a_list_counts_once_however_many_names_it_lists():
-    questions = tuple(Question("d.example.org", "domain", name) for name in ("a.test", "b.test"))
+    questions = tuple(Question.about_name("d.example.org", name) for name in ("a.test", "b.test"))
     entry = Entry(DNSList(zone="d.example.org", kind="domain", weight=2), questions)
-    answers = dict.fromkeys(questions, LISTED)
+    answers = {question.name: LISTED for question in questions}
     assert score([entry], answers).known == 2
     assert [each.subject for each in listings([entry], answers)] == ["a.test"]
