@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import policy as policies
 from benchmarks.load import idle_connections, may_open, smtp_source
-from benchmarks.name_peers import LOOKERS_UP, NameServer, look_up
+from benchmarks.name_peers import LOOKERS_UP, NameServer, check_spf, look_up
 from benchmarks.peers import Aiosmtpd, Postfix, SMTPSink
 from benchmarks.preforkmx_server import Preforkmx
 from benchmarks.profiler import profiling, summary
@@ -289,6 +289,22 @@ def dns(plan: Plan) -> list[Figure]:
     return list(figures.values())
 
 
+def spf(plan: Plan) -> list[Figure]:
+    """SPF checks of domains with eight includes each, by one worker."""
+    figures = [
+        Figure(profile, "preforkmx", "µs of CPU per check", rate_unit="checks/s")
+        for profile in ("spf, fresh domains", "spf, cache hits")
+    ]
+    checks = max(100, plan.names // 16)
+    with NameServer(plan.folder / "spf") as server:
+        for turn in range(plan.rounds):
+            say(f"  spf: round {turn + 1} of {plan.rounds}")
+            for figure, (seconds, cpu) in zip(figures, check_spf(server.port, checks), strict=True):
+                figure.values.append(cpu / checks * 1e6)
+                figure.rates.append(checks / seconds)
+    return figures
+
+
 def policy(plan: Plan) -> list[Figure]:
     """Limits and a known greylist triplet in Redis, and what Redis costs its client."""
     try:
@@ -317,4 +333,5 @@ ROWS = {
     "policy": policy,
     "blocked": blocked,
     "dns": dns,
+    "spf": spf,
 }

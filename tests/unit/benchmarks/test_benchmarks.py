@@ -89,5 +89,15 @@ def test_a_profile_is_summed_by_function(tmp_path):
 def test_every_row_has_a_sentence_for_the_one_who_waits():
     from benchmarks.rows import ROWS
 
-    assert list(ROWS) == ["sink", "large", "idle", "scale", "durable", "dns"]
+    assert list(ROWS) == [
+        "sink",
+        "large",
+        "idle",
+        "scale",
+        "durable",
+        "policy",
+        "blocked",
+        "dns",
+        "spf",
+    ]
     assert all((row.__doc__ or "").strip().endswith(".") for row in ROWS.values())
