@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from preforkmx.middleware.auth import authenticator, require_auth
+from preforkmx.middleware.authentication_results import (
+    Result,
+    authentication_results,
+    results_of,
+    with_result,
+    without_results,
+)
 from preforkmx.middleware.base import Middleware
 from preforkmx.middleware.greylist import Greylist
 from preforkmx.middleware.lift import (
@@ -15,6 +22,7 @@ from preforkmx.middleware.lift import (
 from preforkmx.middleware.rate_limit import ip_rate_limit
 from preforkmx.middleware.rbl import RBL, rbl_listings
 from preforkmx.middleware.rbl_list import DNSList, Listing
+from preforkmx.middleware.recipients import recipients
 from preforkmx.middleware.spf import SPF, spf_result
 from preforkmx.middleware.tls import require_tls
 from preforkmx.middleware.users import users
@@ -26,6 +34,8 @@ __all__ = [
     "Greylist",
     "Listing",
     "Middleware",
+    "Result",
+    "authentication_results",
     "authenticator",
     "check_connection",
     "check_data",
@@ -34,8 +44,12 @@ __all__ = [
     "check_sender",
     "ip_rate_limit",
     "rbl_listings",
+    "recipients",
     "require_auth",
     "require_tls",
+    "results_of",
     "spf_result",
     "users",
+    "with_result",
+    "without_results",
 ]

@@ -10,6 +10,7 @@ import asyncio
 import enum
 import logging
 import time
+from copy import copy
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from preforkmx.errors import SMTPError
@@ -129,8 +130,7 @@ class CallForward:
         answer = known.answer if known is not None else await self._joined(key, address)
         if answer.refusal is not None:
             # Each client has its own: an exception collects the stacks that it went through.
-            refusal = answer.refusal
-            raise SMTPError(refusal.code, refusal.message, enhanced=refusal.enhanced)
+            raise copy(answer.refusal)
         if answer.verdict is Verdict.UNKNOWN:
             return None
         return Found(extended=self._plain and recipient.base != recipient.name)

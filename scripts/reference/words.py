@@ -70,6 +70,30 @@ REFUSALS = {
         "To RCPT of a stranger."
     ),
     (
+        "middleware/call_forward.py",
+        "451 4.4.1 Recipients cannot be looked up at the moment",
+    ): (
+        "To RCPT and VRFY where the server behind this one does not answer, or answers with "
+        "something that says nothing of the recipient, and nobody else knows it."
+    ),
+    (
+        "middleware/harvest.py",
+        (
+            "450 4.7.1 Too many unknown recipients from your address (limit: unknown), try again "
+            "in {seconds} s"
+        ),
+    ): ("To RCPT and VRFY of a client whose address has asked for too many unknown recipients."),
+    ("middleware/recipients.py", "550 5.1.1 No such recipient here"): (
+        "To RCPT and VRFY of a recipient that nobody knows who was asked for it."
+    ),
+    (
+        "middleware/recipients_set.py",
+        "451 4.4.3 Recipients cannot be looked up at the moment",
+    ): (
+        "To RCPT and VRFY where the set of recipients cannot be asked, or is not there, and nobody "
+        "else knows the recipient."
+    ),
+    (
         "middleware/rate_limit.py",
         "421 4.7.0 Too many {what} (limit: {limit}), try again in {seconds} s",
     ): (
