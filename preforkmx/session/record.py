@@ -6,6 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from preforkmx.middleware.authentication_results import Result
     from preforkmx.model import Envelope, Peer
     from preforkmx.observe.log import AccessLog
     from preforkmx.protocol.replies import Reply
@@ -116,10 +117,12 @@ class Record:
         size: int | None = None,
         error: str | None = None,
         rejected: int | None = None,
+        results: tuple[Result, ...] = (),
     ) -> None:
         """A transaction ended.
 
         :param outcome: ``accepted``, ``deferred``, ``refused``, ``aborted`` or ``reset``.
+        :param results: what checks found out about it: SPF say.
         :param started: on the clock of :func:`time.monotonic`.
         """
         if outcome == "reset" and self._reply is not None and not envelope.recipients:
@@ -150,6 +153,7 @@ class Record:
                 by=by,
                 limit=(reply.limit if reply is not None else "") or self._limit or None,
                 rejected=rejected,
+                results=shown(results) if results else None,
                 # That of an accepted message says nothing but its id again.
                 reply=reply.text if reply is not None and outcome != "accepted" else None,
                 error=error,
@@ -178,6 +182,15 @@ class Record:
                 ms=int((monotonic() - self._started) * 1000),
             ),
         )
+
+
+def shown(results: tuple[Result, ...]) -> str:
+    """Return ``"spf=pass(mailfrom)"``, with a space between several."""
+    return " ".join(
+        f"{each.method}={each.result}"
+        + "".join(f"({name.partition('.')[2]})" for name, _ in each.properties[:1])
+        for each in results
+    )
 
 
 def verdict(reply: Reply) -> str:

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from preforkmx.errors import ConnectionLost
+from preforkmx.middleware.authentication_results import results_of
 from preforkmx.model import DSN, Envelope, TLSInfo, Verification
 from preforkmx.protocol import replies
 from preforkmx.protocol.core import COMMANDS_A_TURN
@@ -567,7 +568,12 @@ class Session(HookedWire):
         self.envelope = self.info.envelope = None
         if self._record is not None:
             self._record.transaction(
-                self.peer, envelope, outcome=outcome, started=self._mail_started, **details
+                self.peer,
+                envelope,
+                outcome=outcome,
+                started=self._mail_started,
+                results=results_of(self.context),
+                **details,
             )
         if self.context.sender is not None:
             self.context = self.context.with_sender(None)

@@ -17,6 +17,7 @@ from preforkmx.middleware.spf_check import SPFResult
 from preforkmx.middleware.spf_header import received_spf
 from preforkmx.middleware.verdicts import SPF_PASSED
 from preforkmx.model import Peer, ProxyInfo
+from preforkmx.observe.log import AccessLog
 from preforkmx.testing import Client, Recorder, running
 
 CLIENT = ip_address("127.0.0.1")
@@ -359,3 +360,17 @@ def test_an_ipv6_address_is_quoted_and_utf8_is_written_where_it_may_stand():
     assert "jürgen".encode() in received_spf(found, "mx.example.com", utf8=True)
     # No term matched.
     assert b"mechanism=default\r\n" in received_spf(result(result="neutral"), "mx.example.com")
+
+
+def test_the_log_has_each_result_on_its_transactions_line(run, zone):
+    lines = []
+    server = Server(
+        hostname="mx.example.com", handler=Recorder(), access_log=AccessLog(lines.append)
+    )
+    server.use(spf(zone).middleware(at="helo"), spf(zone).middleware())
+    run(session(server, "joe@soft.example", "joe@fail.example"))
+    marked, refused = [line for line in lines if "event=transaction" in line]
+    assert 'results="spf=pass(helo) spf=softfail(mailfrom)"' in marked
+    # The reply says it.
+    assert "by=spf" in refused
+    assert "5.7.23 SPF fail: fail.example" in refused
