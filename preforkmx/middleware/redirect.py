@@ -7,9 +7,12 @@ them; the delivery alone has an envelope with the targets in their place.
 
 from __future__ import annotations
 
+import re
+from copy import copy
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from preforkmx.errors import SMTPError
 from preforkmx.middleware.addresses import comparable
 from preforkmx.middleware.base import Middleware
 from preforkmx.model import DSN
@@ -30,7 +33,7 @@ def redirected(delivery: Middleware) -> Middleware:
     At RCPT it is asked for each target, and one that it refuses refuses the recipient. Its
     handler gets an envelope in which every target stands once, however many recipients lead to
     it. What it rejects for a target is rejected for each recipient that leads there: with 4xx
-    where any of them is.
+    where any of them is. Where a refusal names the target it names the recipient instead.
     """
     handler, check = delivery.handler, delivery.check_recipient
     hooks = {field.name: getattr(delivery, field.name) for field in fields(Middleware)}
@@ -46,17 +49,20 @@ def _check(check: NameHook) -> NameHook:
         targets = None if envelope is None else envelope.targets.get(address)
         if not targets:
             return check(ctx, peer, address)
-        return _check_all(check, ctx, peer, targets)
+        return _check_all(check, ctx, peer, address, targets)
 
     return _named_as(check, hook)
 
 
 async def _check_all(
-    check: NameHook, ctx: Context, peer: Peer, targets: tuple[str, ...]
+    check: NameHook, ctx: Context, peer: Peer, address: str, targets: tuple[str, ...]
 ) -> Context | None:
     last = None
     for target in targets:
-        last = await check(last or ctx, peer, target) or last
+        try:
+            last = await check(last or ctx, peer, target) or last
+        except SMTPError as error:
+            raise _about(address, target, error) from error
     return last
 
 
@@ -80,23 +86,35 @@ async def _deliver(
             key = comparable(target)
             names.setdefault(key, target)
             leading.setdefault(key, []).append(index)
+    targets, places = list(names.values()), list(leading.values())
     inner = replace(
         envelope,
-        recipients=list(names.values()),
-        dsn=_dsn(envelope, list(names.values()), list(leading.values())),
+        recipients=list(targets),
+        dsn=_dsn(envelope, targets, places),
         rejections={},
         targets={},
     )
     try:
         return await handler(ctx, peer, inner)
     finally:
-        places = list(leading.values())
         for place, error in inner.rejections.items():
             for index in places[place] if place < len(places) else ():
                 before = envelope.rejections.get(index)
                 # A 4xx among them brings the message again: nobody loses his copy.
                 if before is None or (before.code >= 500 and error.code < 500):
-                    envelope.reject_recipient(index, error)
+                    about = _about(envelope.recipients[index], targets[place], error)
+                    envelope.reject_recipient(index, about)
+
+
+def _about(recipient: str, target: str, error: SMTPError) -> SMTPError:
+    """Return `error` with the name that the client knows: who is behind it is not for everybody."""
+    if target.lower() not in error.message.lower():
+        return error
+    renamed = copy(error)
+    renamed.message = re.sub(
+        re.escape(target), lambda _: recipient, error.message, flags=re.IGNORECASE
+    )
+    return renamed
 
 
 def _dsn(envelope: Envelope, names: list[str], leading: list[list[int]]) -> DSN | None:
