@@ -353,6 +353,18 @@ def test_what_the_resolver_remembers_says_nothing_of_a_silent_list(run, lists, c
     run(scenario())
 
 
+def test_a_failure_that_the_resolver_remembers_is_counted_once(run, lists):
+    async def scenario():
+        rbl = RBL([ZEN], resolver=lists)
+        lists.fails(CLIENT, ZEN, DNSServerFailure("SERVFAIL"))
+        for _ in range(2 * MAX_FAILED):
+            await rbl.connection_check(Context(), PEER)
+        await rbl.connection_check(Context(), peer("192.0.2.99"))
+        assert lists.zones("192.0.2.99", ZEN) == [ZEN]
+
+    run(scenario())
+
+
 def test_an_early_end_says_nothing_of_the_lists_that_were_not_waited_for(run, lists, clock):
     async def scenario():
         rbl = RBL([block(weight=5), DNSList(zone=ALLOW, weight=-1)], resolver=lists, clock=clock)
@@ -531,6 +543,15 @@ def test_another_client_of_the_session_is_not_vouched_for_by_the_first_ones_list
         assert rbl_listings(after) == ()
 
 
+def test_what_somebody_else_said_since_is_not_taken_back(run, lists):
+    rbl = RBL([DNSList(zone=ALLOW, weight=-1)], resolver=lists)
+    lists.lists(CLIENT, ALLOW)
+    ctx = run(rbl.sender_check(Context(), PEER, "joe@example.org"))
+    ctx = ctx.with_value(ALLOW_LISTED, "somebody")
+    ctx = run(rbl.connection_check(ctx, peer("192.0.2.2")))
+    assert ctx.value(ALLOW_LISTED) == "somebody"
+
+
 def test_what_another_middleware_said_of_who_vouches_stays(run, lists):
     rbl = RBL([ZEN], resolver=lists)
     ctx = Context().with_value(ALLOW_LISTED, "somebody")
@@ -589,6 +610,15 @@ def test_below_the_threshold_nothing_is_marked_and_the_listings_are_there_for_ot
     ctx, message = marked(run, rbl)
     assert message == MESSAGE
     assert [each.list for each in rbl_listings(ctx)] == [ZEN]
+
+
+def test_a_client_that_is_marked_is_told_of_once(run, lists, caplog):
+    caplog.set_level(logging.INFO)
+    lists.lists(CLIENT, ZEN)
+    marked(run, RBL([ZEN], on_fail="mark", resolver=lists))
+    assert told(caplog) == [
+        "rbl marked: score 1 of 1: zen.example.org (127.0.0.2) 192.0.2.1 +1",
+    ]
 
 
 def test_who_authenticated_after_he_was_found_is_not_marked(run, lists):
