@@ -130,6 +130,8 @@ class RBL:
         name: str = "rbl",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if isinstance(lists, str):
+            raise TypeError(f"RBL([{lists!r}]) asks one list, RBL({lists!r}) one for each letter")
         self._lists = tuple(DNSList(zone=each) if isinstance(each, str) else each for each in lists)
         if not 1 <= len(self._lists) <= MAX_LISTS:
             raise ValueError(f"an RBL asks 1 to {MAX_LISTS} lists")

@@ -674,6 +674,11 @@ def test_an_rbl_that_makes_no_sense_is_refused(arguments, reason):
         RBL(**arguments)
 
 
+def test_one_zone_without_a_list_around_it_is_a_mistake():
+    with pytest.raises(TypeError, match="one for each letter"):
+        RBL(ZEN)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
