@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from preforkmx.protocol.core import Core
 
 HIGH_WATER = 65536
-"""Octets that may wait in the core before reading pauses. Two reads more may come on top, of at
-most 256 KiB each: the one that wakes the session's task, and one before the task's turn."""
+"""Octets that may wait in the core before reading pauses. One read more may come on top, of at
+most 256 KiB."""
 LINGER_SECONDS = 2.0
 """How long the last close waits for the client's, so that the last reply is not lost to a
 reset (RFC 9293 section 3.10.7.4: data that arrives for a closed socket resets it)."""
@@ -94,10 +94,9 @@ class Wire(asyncio.Protocol):
             return
         core = self.core
         core.receive_data(data)
-        if self._waiter is not None:
-            if not self.answer_at_once():
-                self.wake()
-        elif core.buffered > HIGH_WATER and not self._reading_paused:
+        if self._waiter is not None and not self.answer_at_once():
+            self.wake()
+        if core.buffered > HIGH_WATER and not self._reading_paused:
             self._reading_paused = True
             assert self.transport is not None
             self.transport.pause_reading()

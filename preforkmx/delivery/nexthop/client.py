@@ -74,7 +74,8 @@ class Client:
         """Recipients that were accepted in this transaction."""
         self._awaited: deque[Awaited] = deque((Awaited.GREETING,))
         self._parser = ReplyParser()
-        self._output = bytearray()
+        self._output: list[bytes] = []
+        self._unsent = 0
         self._transparency: Transparency | None = None
         self._chunks = False
         self._ready = False
@@ -165,16 +166,15 @@ class Client:
 
     def take_output(self) -> bytes:
         """Return the octets to send, and forget them."""
-        if not self._output:
-            return b""
-        output = bytes(self._output)
+        output = b"".join(self._output)
         self._output.clear()
+        self._unsent = 0
         return output
 
     @property
     def unsent(self) -> int:
         """Octets that :meth:`take_output` would return."""
-        return len(self._output)
+        return self._unsent
 
     @property
     def awaits(self) -> int:
@@ -239,13 +239,13 @@ class Client:
         """Send a piece of the message, with its dots doubled."""
         if self._transparency is None:
             raise LocalProtocolError("content comes after the 354")
-        self._output += self._transparency.feed(octets)
+        self._put(self._transparency.feed(octets))
 
     def end_of_data(self) -> None:
         """End the message. Replies: one, or in LMTP one for each accepted recipient."""
         if self._transparency is None:
             raise LocalProtocolError("there is no message to end")
-        self._output += self._transparency.end()
+        self._put(self._transparency.end())
         self._transparency = None
         self._await_message()
 
@@ -254,8 +254,8 @@ class Client:
 
         :param last: they end it; the replies are those of :meth:`end_of_data`.
         """
-        self._output += f"BDAT {len(octets)}{' LAST' if last else ''}\r\n".encode("ascii")
-        self._output += octets
+        self._put(f"BDAT {len(octets)}{' LAST' if last else ''}\r\n".encode("ascii"))
+        self._put(octets)
         self._chunks = not last
         if last:
             self._await_message()
@@ -271,6 +271,10 @@ class Client:
         self._say("QUIT", Awaited.QUIT)
         self._closing = True
 
+    def _put(self, octets: bytes) -> None:
+        self._output.append(octets)
+        self._unsent += len(octets)
+
     def _await_message(self) -> None:
         count = self.accepted if self.lmtp else 1
         self._awaited.extend([Awaited.MESSAGE] * count)
@@ -278,5 +282,5 @@ class Client:
     def _say(self, line: str, awaited: Awaited) -> None:
         if self._transparency is not None:
             raise LocalProtocolError("a command inside a message")
-        self._output += line.encode() + b"\r\n"
+        self._put(line.encode() + b"\r\n")
         self._awaited.append(awaited)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from preforkmx.model import Envelope, Peer, RecipientDSN
 
 CHUNK = 65536
-"""Octets that BDAT gathers; and behind so many replies the next one waits."""
+"""Octets of a message that go on together; BDAT gathers as many."""
 MAX_UNANSWERED = 8
 """BDAT commands that may be under way."""
 NOT_ABOUT_THE_MESSAGE = frozenset({503, 530, 534, 535, 538})
@@ -245,8 +245,10 @@ class Transaction:
         else:
             timeout = self._settings.timeouts.block
             async for piece in message:
-                link.client.content(piece)
-                await link.drain(timeout)
+                # Not all at once: every step from here to the socket holds a copy.
+                for begin in range(0, len(piece), CHUNK):
+                    link.client.content(piece[begin : begin + CHUNK])
+                    await link.drain(timeout)
             link.client.end_of_data()
         return await self._replies(link)
 
