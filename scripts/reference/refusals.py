@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import preforkmx
+from reference.words import PASSED_ON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = Path(preforkmx.__file__).parent
-_NOT_THE_SERVER = ("testing", "protocol/replies.py")
+# Those of the next hop are read there, and not sent.
+_NOT_THE_SERVER = ("testing", "protocol/replies.py", "delivery/nexthop/replies.py")
 
 
 class Refusal(NamedTuple):
@@ -77,17 +79,29 @@ def makers() -> set[str]:
 
 
 def _refusal(module: str, tree: ast.Module, call: ast.Call) -> Refusal | None:
-    if _of_the_catalogue(tree, call) is not None:
+    if _of_the_catalogue(tree, call) is not None or _passed_on(module, call):
         return None
     code = getattr(call.args[0], "value", None)
     if type(code) is not int:
         raise LookupError(f"{module}:{call.lineno}: the code of this SMTPError cannot be read")
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
-    enhanced = (
-        ast.literal_eval(keywords["enhanced"]) if "enhanced" in keywords else (code // 100, 0, 0)
-    )
+    enhanced = _enhanced(code, keywords.get("enhanced"))
     close = "close" in keywords and bool(ast.literal_eval(keywords["close"]))
     return Refusal(module, code, enhanced, _text(call.args[1]), close or code == 421)
+
+
+def _passed_on(module: str, call: ast.Call) -> bool:
+    """Whether it is what another server said: words.PASSED_ON tells of it in one line."""
+    code, enhanced = call.args[0], {each.arg: each.value for each in call.keywords}.get("enhanced")
+    computed = isinstance(enhanced, ast.expr) and not isinstance(enhanced, ast.Tuple)
+    return module in PASSED_ON and (computed or isinstance(code, ast.Attribute))
+
+
+def _enhanced(code: int, node: ast.expr | None) -> tuple[int, int, int]:
+    if node is None:
+        return code // 100, 0, 0
+    first, second, third = ast.literal_eval(node)
+    return first, second, third
 
 
 def _of_the_catalogue(tree: ast.Module, call: ast.Call) -> str | None:
@@ -112,7 +126,9 @@ def _text(node: ast.expr) -> str:
             f"{{{_name(part.value)}}}" if isinstance(part, ast.FormattedValue) else _text(part)
             for part in node.values
         )
-    return str(ast.literal_eval(node))
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    return f"{{{_name(node)}}}"
 
 
 def _name(node: ast.expr) -> str:

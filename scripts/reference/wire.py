@@ -14,7 +14,7 @@ from preforkmx.session import answers, reception, session
 from reference import states
 from reference.catalogue import catalogue
 from reference.refusals import refusals, repeated
-from reference.words import KEYWORDS, MAKERS, REFUSALS
+from reference.words import KEYWORDS, MAKERS, PASSED_ON, REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,7 +111,7 @@ def _refusals() -> Iterator[str]:
 
 
 def _makers() -> Iterator[str]:
-    for module, said in MAKERS.items():
+    for module, said in {**MAKERS, **PASSED_ON}.items():
         yield f"- {said} ({_source(module)})"
 
 

@@ -108,6 +108,26 @@ REFUSALS = {
         "To MAIL or RCPT of a client whose address has spent one of its budgets, or whose reverse "
         "path, forward path or user is above its rate."
     ),
+    ("delivery/nexthop/delivery.py", "451 4.5.1 The next hop is not available, try again later"): (
+        "`lmtp`, `smtp`: the next hop refused with a code that is none about the message: it takes "
+        "no commands, or wants TLS or AUTH that it does not get."
+    ),
+    ("delivery/nexthop/delivery.py", "452 4.3.1 Insufficient system storage"): (
+        "`lmtp`, `smtp`: there is no room for the copy of a message that is compared with one "
+        "which only some recipients have."
+    ),
+    ("middleware/rbl.py", "554 5.7.1 {f'{what}: {text}' if text else what}"): (
+        "To a client whose score on the block lists reached the threshold: which list, and its TXT."
+    ),
+    ("middleware/spf.py", "550 5.7.23 {text}"): (
+        "SPF says fail (RFC 7372 section 3.2): with the domain's explanation, or ours."
+    ),
+    ("middleware/spf.py", "451 4.7.24 {text}"): (
+        "SPF could not be checked: a temporary error of the DNS (RFC 7208 section 8.6)."
+    ),
+    ("middleware/spf.py", "550 5.7.24 {text}"): (
+        "The domain's SPF record is invalid, with `on_permerror = \"reject\"`."
+    ),
     ("middleware/tls.py", "530 5.7.0 Must issue a STARTTLS command first"): (
         "At the command that `require_tls` guards, in plain text."
     ),
@@ -130,3 +150,17 @@ MAKERS = {
     ),
 }
 """The modules that make replies out of those errors, and how."""
+
+PASSED_ON = {
+    "delivery/nexthop/delivery.py": (
+        "`lmtp` and `smtp` answer MAIL, RCPT and the message with the next hop's own refusal, its "
+        "code, its enhanced code and its text. A 421 of its becomes 451, and so does whatever is no "
+        "answer about the message: `451 4.4.1`, `4.4.2` or `4.5.0`, `The next hop is not available, "
+        "try again later`."
+    ),
+    "delivery/callout.py": (
+        "`recipients` with a back end answers RCPT with that one's own 5xx where it speaks of the "
+        "mailbox (X.2.X: it is full, or disabled)."
+    ),
+}
+"""The modules that pass on what another server said, and how."""
