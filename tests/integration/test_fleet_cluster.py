@@ -14,6 +14,8 @@ from preforkmx.state.networks import host_octets
 from preforkmx.state.redis.keys import Keys
 from preforkmx.state.redis.slots import slot_of
 from tests.integration.fleet import (
+    DEADLINE,
+    MARGIN,
     admitted,
     close_all,
     every_host,
@@ -28,8 +30,6 @@ from tests.integration.redis_servers import redis_cluster
 
 pytestmark = pytest.mark.integration
 
-DEADLINE = 0.3
-MARGIN = 0.7
 LIMIT = 20
 
 LIMITS = f"""
@@ -137,7 +137,7 @@ def test_while_a_cluster_fails_over_healthy_slots_go_on_and_nobody_waits(cluster
     async def scenario():
         mixed = (next(each) for each in itertools.cycle((healthy, lost)))
         survivors = [node for node in cluster.primaries() if node is not victim]
-        async with visiting(ports, mixed, deadline=DEADLINE) as visits:
+        async with visiting(ports, mixed) as visits:
             await visits.more(30)
             victim.kill()
             began = time.monotonic()

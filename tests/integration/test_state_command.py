@@ -7,7 +7,9 @@ import re
 import smtplib
 
 import pytest
+from click.testing import CliRunner
 
+from preforkmx.cli import main
 from tests.integration.mx import serving
 
 pytestmark = pytest.mark.integration
@@ -42,9 +44,9 @@ def attempt(mx):
 
 
 def asked(mx, *arguments):
-    """Return what the command prints as JSON."""
-    result = mx.run("state", *arguments, "--json")
-    assert result.returncode == 0, result.stderr
+    """Return what the command prints as JSON; in this process, which has it loaded."""
+    result = CliRunner().invoke(main, ["state", *arguments, "--json", "-c", str(mx.config)])
+    assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
 

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
-from tests.integration.fleet import admitted, every_host, fleet, happens, hexed, visiting
+from tests.integration.fleet import (
+    DEADLINE,
+    MARGIN,
+    admitted,
+    every_host,
+    fleet,
+    happens,
+    hexed,
+    visiting,
+)
 from tests.integration.redis_servers import redis_server, sentinel_trio
 
 if TYPE_CHECKING:
@@ -25,9 +34,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-DEADLINE = 0.3
-#: What a machine without time adds to a reply, in seconds.
-MARGIN = 0.7
 WORKERS = 2
 #: Connections of a host; nothing of it is earned back while a test runs.
 LIMIT = 10
@@ -137,7 +143,7 @@ async def through(site, breaks, mends, *, redis, seconds=20.0):
     :param redis: the server that is to count afterwards.
     """
     lines, metrics = site.lines(), site.metrics()
-    async with visiting([site.port], site.hosts, deadline=DEADLINE) as visits:
+    async with visiting([site.port], site.hosts) as visits:
         await visits.more(VISITS // 2)
         # The greylist defers strangers as long as its store is there.
         assert visits.codes["451"]
@@ -220,7 +226,7 @@ def test_a_redis_that_fails_costs_nobody_a_wait_and_limits_go_on(site, server, f
 def test_scripts_that_are_gone_are_sent_again_and_nobody_notices(site, server):
     async def scenario():
         lines = site.lines()
-        async with visiting([site.port], site.hosts, deadline=DEADLINE) as visits:
+        async with visiting([site.port], site.hosts) as visits:
             for _ in range(3):
                 await visits.more(VISITS // 2)
                 await asyncio.to_thread(server.ask, "SCRIPT", "FLUSH")
