@@ -343,8 +343,8 @@ class RBL:
         if not text:
             question = next(each for each in entry.questions if each.subject == worst.subject)
             text = await self._state.text(resolver, question, deadline)
-        what = f"{worst.subject} is listed by {worst.list}"
-        return SMTPError(554, f"{what}: {text}" if text else what, enhanced=(5, 7, 1))
+        subject, name, text = worst.subject, worst.list, f": {text}" if text else ""
+        return SMTPError(554, f"{subject} is listed by {name}{text}", enhanced=(5, 7, 1))
 
     def _tell(self, ctx: Context, verdict: str, result: _Result) -> None:
         ctx.logger.info(

@@ -116,8 +116,8 @@ REFUSALS = {
         "`lmtp`, `smtp`: there is no room for the copy of a message that is compared with one "
         "which only some recipients have."
     ),
-    ("middleware/rbl.py", "554 5.7.1 {f'{what}: {text}' if text else what}"): (
-        "To a client whose score on the block lists reached the threshold: which list, and its TXT."
+    ("middleware/rbl.py", "554 5.7.1 {subject} is listed by {name}{text}"): (
+        "To a client whose score reached the threshold: which list weighs most, and its TXT record."
     ),
     ("middleware/spf.py", "550 5.7.23 {text}"): (
         "SPF says fail (RFC 7372 section 3.2): with the domain's explanation, or ours."
