@@ -294,8 +294,11 @@ def open_files(draft: Draft) -> Iterator[Problem]:
     """A worker can hold as many sessions as it may have."""
     if draft.workers is None or draft.circumstances.open_files == resource.RLIM_INFINITY:
         return
-    if draft.workers.max_sessions + OTHER_FILES > draft.circumstances.open_files:
-        most = draft.circumstances.open_files - OTHER_FILES
+    others = OTHER_FILES
+    if isinstance(draft.delivery, NextHop):
+        others += draft.delivery.connections
+    if draft.workers.max_sessions + others > draft.circumstances.open_files:
+        most = draft.circumstances.open_files - others
         yield Problem(
             ("workers", "max_sessions"),
             f"does not fit the limit of {draft.circumstances.open_files} open files",
