@@ -175,7 +175,7 @@ class Askers:
 
     async def _again(self, link: Link, reply: Any, call: _Call, until: float) -> Any:
         """Do what an error asks for, until there is a reply, and never beyond `until`."""
-        whole = asking = False
+        whole = known = asking = False
         redirects = 0
         try:
             async with asyncio.timeout_at(until):
@@ -187,7 +187,10 @@ class Askers:
                     text = str(reply)
                     code = text.partition(" ")[0]
                     if code == "NOSCRIPT" and not whole:
-                        whole = True
+                        # Of all who are told so at once one sends the script, which may be long:
+                        # for those behind it the server has it then.
+                        whole = known or not link.brings(call.script)
+                        known = True
                     elif redirects < MAX_REDIRECTS and (
                         other := await self._redirected(link, code, text)
                     ):
