@@ -7,8 +7,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
 
 from preforkmx.context import Context
-from preforkmx.model import Envelope, Peer, Verification
+from preforkmx.errors import SMTPError
+from preforkmx.model import Envelope, IPAddress, Peer, Verification
 
+BlockedHook = Callable[[IPAddress], SMTPError | None]
+"""``(address)``, no coroutine: why the client is refused before there is a session, or None."""
 PeerHook = Callable[[Context, Peer], Awaitable[Context | None]]
 """``(ctx, peer)``: check_connection, check_auth and reset."""
 NameHook = Callable[[Context, Peer, str], Awaitable[Context | None]]
@@ -36,6 +39,11 @@ class Middleware:
     :class:`~preforkmx.errors.SMTPError` ends the phase and is the client's reply. A hook
     returns a :class:`~preforkmx.context.Context` to replace the session's, or None.
 
+    ``blocked`` is asked where a connection is accepted (behind a PROXY header), before
+    check_connection and before there is a session: for addresses of which a middleware knows
+    already that it refuses them. It is a plain function and must not wait. The client gets the
+    SMTPError, on a listener with implicit TLS nothing at all, and no other hook hears of it.
+
     ``check_auth`` runs at AUTH, before any ``authenticate`` hook sees the credentials: it may
     refuse to have them looked at, and lets nobody in. AUTH is offered where a middleware has an
     ``authenticate`` hook, and not for the sake of a ``check_auth``.
@@ -46,6 +54,7 @@ class Middleware:
         function is asked anew for each connection, where a next hop decides.
     """
 
+    blocked: BlockedHook | None = None
     check_connection: PeerHook | None = None
     check_helo: NameHook | None = None
     check_sender: NameHook | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 
     from preforkmx.middleware.base import (
         AuthenticateHook,
+        BlockedHook,
         DisconnectHook,
         Handler,
         Lifespan,
@@ -29,10 +31,15 @@ class Link(NamedTuple, Generic[_Hook]):
     hook: _Hook
 
 
+Watch = Callable[[str, Link[Any]], Link[Any]]
+"""``(phase, link)``: returns what takes the link's place."""
+
+
 @dataclass(slots=True)
 class Chain:
     """For each phase its hooks in the order of use; an empty tuple costs a session nothing."""
 
+    blocked: tuple[Link[BlockedHook], ...] = ()
     check_connection: tuple[Link[PeerHook], ...] = ()
     check_helo: tuple[Link[NameHook], ...] = ()
     check_sender: tuple[Link[NameHook], ...] = ()
@@ -58,6 +65,16 @@ def compile_chain(middleware: Iterable[Middleware]) -> Chain:
         for field in fields(Chain)
     }
     return Chain(**phases)
+
+
+def watched(chain: Chain, watch: Watch) -> Chain:
+    """Return `chain` with what `watch` makes of each of its links."""
+    return Chain(
+        **{
+            field.name: tuple(watch(field.name, link) for link in getattr(chain, field.name))
+            for field in fields(Chain)
+        }
+    )
 
 
 def _name(middleware: Middleware, hook: object) -> str:

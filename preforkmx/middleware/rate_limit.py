@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from preforkmx.context import Context
-    from preforkmx.model import Peer
+    from preforkmx.model import IPAddress, Peer
     from preforkmx.state.decisions import Admission, Store
     from preforkmx.state.networks import IPNetwork
 
@@ -54,8 +54,12 @@ _WHAT: Final = {
 
 def _refuse_connection(refusal: Refusal) -> NoReturn:
     """:raises SMTPError: 421 4.7.0."""
+    raise _no_connection(refusal)
+
+
+def _no_connection(refusal: Refusal) -> SMTPError:
     limit, what = refusal.limit, _WHAT[refusal.limit]
-    raise SMTPError(
+    return SMTPError(
         421,
         f"Too many {what} (limit: {limit}), try again in {refusal.seconds} s",
         enhanced=(4, 7, 0),
@@ -169,9 +173,7 @@ def rate_limit(
         host = host_octets(address)
         admission = None
         if opens:
-            refusal = blocked.look(host)
-            if refusal is None and network_connections is not None:
-                refusal = blocked.look(network_octets(host))
+            refusal = look(host)
             if refusal is not None:
                 _refuse_connection(refusal)
             try:
@@ -192,6 +194,16 @@ def rate_limit(
                 )
         # Without a lease there is nothing to keep but that it has no exemption.
         return Allowance(host, store, ctx.usage, clock) if rates else None
+
+    def look(host: bytes) -> Refusal | None:
+        refusal = blocked.look(host)
+        if refusal is None and network_connections is not None:
+            refusal = blocked.look(network_octets(host))
+        return refusal
+
+    def refused_already(address: IPAddress) -> SMTPError | None:
+        refusal = look(host_octets(address))
+        return None if refusal is None or address in allowed else _no_connection(refusal)
 
     def block(host: bytes, admission: Admission) -> NoReturn:
         if admission.limit == "network":
@@ -273,6 +285,7 @@ def rate_limit(
 
     return Middleware(
         check_connection=check_connection,
+        blocked=refused_already if opens else None,
         check_auth=check_auth if at_auth else None,
         check_sender=check_sender if at_mail or per_sender or per_user else None,
         check_recipient=check_recipient if at_rcpt or per_recipient else None,

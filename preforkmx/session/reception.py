@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
@@ -13,9 +14,11 @@ from preforkmx.errors import ProxyError
 from preforkmx.model import IPAddress, Peer
 from preforkmx.protocol import replies
 from preforkmx.protocol.core import Core
+from preforkmx.protocol.replies import Reply
 from preforkmx.session.farewells import Farewells
 from preforkmx.session.forwarded import proxied_peer
 from preforkmx.session.proxy import read_proxy_header
+from preforkmx.session.record import log_refused_already
 from preforkmx.session.session import (
     TLS_HANDSHAKE_SECONDS,
     TLS_SHUTDOWN_SECONDS,
@@ -37,6 +40,7 @@ PROXY_HEADER_SECONDS = 5.0
 SPARE_SESSIONS = 32
 """Beyond `max_sessions`, for connections whose PROXY header has to be read before it is known
 whether they are a balancer's own checks: those are served by a full worker too."""
+_EARLY_OCTETS = 4096
 CROWDED = 0.9
 """From this part of its sessions on a worker is nearly full."""
 CROWDED_SECONDS = 10.0
@@ -70,6 +74,12 @@ class Reception:
         loop = asyncio.get_running_loop()
         host, port = _client(address)
         peer = Peer(host, port, service.hostname, listener.address)
+        # Behind a proxy it is known only from its header who the client is.
+        if service.chain.blocked and not listener.proxy_protocol:
+            last_word = self._refused_already(peer, listener)
+            if last_word is not None:
+                _dismiss(sock, last_word)
+                return
         session = Session(service, self._core(listener, peer), peer, loop)
         session.lmtp = listener.protocol == "lmtp"
         self._prepare(session)
@@ -82,6 +92,32 @@ class Reception:
             running.close()
             service.sessions.discard(session)
             raise
+
+    def _refused_already(
+        self, peer: Peer, listener: Listener, via: str | None = None
+    ) -> bytes | None:
+        """Return the last word to a client that a middleware refuses anyway; None: to no other."""
+        service = self._service
+        if peer.address is None or peer.is_health_check:
+            return None
+        for name, blocked in service.chain.blocked:
+            try:
+                error = blocked(peer.address)
+            except Exception:
+                service.counters.hook_failures += 1
+                service.logger.exception("hook failed", extra={"by": name})
+                continue
+            if error is None:
+                continue
+            service.counters.connections_refused += 1
+            reply = Reply.from_error(error)
+            if service.access_log is not None:
+                log_refused_already(
+                    service.access_log, peer, reply, by=name, limit=error.limit, via=via
+                )
+            # Before a TLS handshake there is nothing to say.
+            return b"" if listener.tls == "implicit" else reply.octets(extended=False)
+        return None
 
     def _turn_away(self, sock: socket.socket, listener: Listener) -> None:
         """Say 421 and close; before a TLS handshake there is nothing to say."""
@@ -154,6 +190,15 @@ class Reception:
                 if spare and not self._has_room(session):
                     service.sessions.discard(session)
                     self._turn_away(sock, listener)
+                    self._look_idle()
+                    return
+                last_word = self._refused_already(session.peer, listener, session.via)
+                if last_word is not None:
+                    service.sessions.discard(session)
+                    if last_word:
+                        self._farewells.say(sock, last_word)
+                    else:
+                        sock.close()
                     self._look_idle()
                     return
             implicit = listener.tls == "implicit"
@@ -299,6 +344,19 @@ class Reception:
         for session in list(service.sessions):
             if session.deadline < now or (crowded and session.waits_since + patience < now):
                 session.expire()
+
+
+def _dismiss(sock: socket.socket, last_word: bytes) -> None:
+    """Send the last word and close: without a farewell, of whose places an attacker would take
+    all.
+
+    What came before the greeting is read, since it would make the close a reset; what comes
+    after it finds the reply read, or does not matter.
+    """
+    with sock, contextlib.suppress(OSError):
+        if last_word:
+            sock.send(last_word)
+            sock.recv(_EARLY_OCTETS)
 
 
 @lru_cache(maxsize=256)

@@ -15,6 +15,25 @@ MAX_LOGGED_RECIPIENTS = 100
 """Recipients that a transaction's line names; the line counts all of them."""
 
 
+def log_refused_already(
+    log: AccessLog, peer: Peer, reply: Reply, *, by: str, limit: str, via: str | None
+) -> None:
+    """A client was refused before there was a session: its one line."""
+    log.emit(
+        "refused",
+        log.render(
+            peer=peer.host,
+            port=peer.port,
+            listener=peer.listener,
+            via=via,
+            verdict=verdict(reply),
+            by=by,
+            limit=limit or None,
+            reply=reply.text,
+        ),
+    )
+
+
 class Record:
     """Collects what a session's log lines say. Made only where there is an access log."""
 
