@@ -92,7 +92,9 @@ class Builder:
         hostname, table = config.hostname, config.delivery
         first = self._first(hostname)
         delivery = self._attempt(
-            ("delivery", "use"), table.use, partial(chain.make_delivery, table, hostname)
+            ("delivery", "use"),
+            table.use,
+            partial(chain.make_delivery, table, hostname, self._store),
         )
         if delivery is None:
             return None

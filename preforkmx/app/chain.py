@@ -168,8 +168,10 @@ def make_middleware(
             return code.to_middleware(code.find(table.use), table.options)
 
 
-def make_delivery(table: AnyDelivery, hostname: str) -> Middleware:
+def make_delivery(table: AnyDelivery, hostname: str, store: Store) -> Middleware:
     """Return the delivery of ``[delivery]``.
+
+    :param store: where it remembers who has a copy of what is to come again.
 
     :raises ValueError: when it cannot be made; the text is for the operator.
     """
@@ -177,7 +179,7 @@ def make_delivery(table: AnyDelivery, hostname: str) -> Middleware:
         case Maildir():
             return maildir(table.path, hostname=hostname)
         case Lmtp():
-            return lmtp(table.servers, hostname=hostname, **_next_hop(table))
+            return lmtp(table.servers, hostname=hostname, memory=store, **_next_hop(table))
         case Smtp():
             return smtp(table.servers, hostname=hostname, **_next_hop(table))
         case Discard():

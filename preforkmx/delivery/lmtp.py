@@ -31,8 +31,9 @@ def lmtp(
 
     :param servers: ``"unix:/PATH"`` or ``"HOST:PORT"``, the one to prefer first.
     :param hostname: this server's name: in LHLO and in Received.
-    :param memory: who has what of messages that are to come again; all workers that a client may
-        reach should share it. None: this process alone.
+    :param memory: who has what of messages that are to come again: a store
+        (:class:`~preforkmx.state.decisions.Store`) that all workers share which a client may
+        reach. None: this process alone.
     :param options: as :class:`~preforkmx.delivery.nexthop.options.Options` has them.
     :raises ValueError: an option cannot be used, or a file that it names; the text says why.
     """

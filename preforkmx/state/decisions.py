@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from operator import add
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
+from preforkmx.state.marks import Marks
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -339,8 +341,8 @@ class GreylistVerdict:
         return self.state is GreylistState.NEW or self.state is GreylistState.EARLY
 
 
-class Store(Protocol):
-    """Whoever keeps the shared state.
+class Store(Marks, Protocol):
+    """Whoever keeps the shared state: decisions, and marks.
 
     Every operation answers, or raises :class:`~preforkmx.errors.StoreUnavailable`, within the
     store's deadline. An operation that raised may have been counted all the same; a lease that

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -29,7 +29,7 @@ from preforkmx.state.decisions import (
 from preforkmx.state.networks import host_octets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterator
 
     from preforkmx.model import IPAddress
     from preforkmx.state.decisions import (
@@ -86,6 +86,7 @@ class FallbackStore:
     Limits never fail closed, they are asked of the second store. Greylisting is never asked of
     another store's history, which would defer known senders again:
     :class:`~preforkmx.errors.StoreUnavailable` says so, and the middleware's setting decides.
+    Nor are marks, which no other store has: mail goes on without them.
     A lease goes back to the store that gave it. What a session spends while that store is away
     is booked there with the next that is told to it.
 
@@ -212,14 +213,32 @@ class FallbackStore:
 
         :raises StoreUnavailable: it is away.
         """
-        if not self.level.asked:
-            raise StoreUnavailable("the store that knows the greylist is away")
-        outages = self._outages
-        try:
+        with self._primary_alone("the greylist"):
             return await self._primary.greylist(network, sender, recipient, settings)
-        except StoreUnavailable as exc:
-            self._lost(outages, exc)
-            raise
+
+    async def remember(self, keys: Collection[bytes], seconds: float) -> None:
+        """Ask the primary store and no other, as :meth:`known` does.
+
+        :raises StoreUnavailable: it is away.
+        """
+        with self._primary_alone("the marks"):
+            await self._primary.remember(keys, seconds)
+
+    async def known(self, keys: Collection[bytes]) -> frozenset[bytes]:
+        """Ask the primary store and no other: what it knows, no other does.
+
+        :raises StoreUnavailable: it is away.
+        """
+        with self._primary_alone("the marks"):
+            return await self._primary.known(keys)
+
+    async def forget(self, keys: Collection[bytes]) -> None:
+        """Ask the primary store and no other, as :meth:`known` does.
+
+        :raises StoreUnavailable: it is away.
+        """
+        with self._primary_alone("the marks"):
+            await self._primary.forget(keys)
 
     async def start(self) -> None:
         """Start both stores."""
@@ -235,6 +254,21 @@ class FallbackStore:
                 await probing
         await self._primary.close()
         await self._second.close()
+
+    @contextmanager
+    def _primary_alone(self, known: str) -> Iterator[None]:
+        """Ask the primary store within, which alone knows what is `known`.
+
+        :raises StoreUnavailable: it is away.
+        """
+        if not self.level.asked:
+            raise StoreUnavailable(f"the store that knows {known} is away")
+        outages = self._outages
+        try:
+            yield
+        except StoreUnavailable as exc:
+            self._lost(outages, exc)
+            raise
 
     def _sharers(self) -> int:
         return self._share if isinstance(self._share, int) else self._share()

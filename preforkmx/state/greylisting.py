@@ -13,7 +13,6 @@ kept apart so that a flood of new triplets pushes out other new ones, but nobody
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from preforkmx.state.decisions import MICROSECONDS, GreylistState, Rate
@@ -41,21 +40,6 @@ _AT_REST = (0, 0)
 _HOUR = 3600 * MICROSECONDS
 
 
-@dataclass(slots=True)
-class Changes:
-    """What has to be saved.
-
-    :param keys: for each of :attr:`Greylisting.tables` the keys that were written or dropped.
-    :param everything: `keys` is all there is; whatever else was saved before is to go.
-    """
-
-    keys: tuple[set[bytes], ...]
-    everything: bool = False
-
-    def __bool__(self) -> bool:
-        return self.everything or any(self.keys)
-
-
 def _new_key(network: bytes) -> bytes:
     return b"g" + network
 
@@ -71,10 +55,11 @@ class Greylisting:
     :param pending: the most deferred triplets.
     :param known: the most known triplets.
     :param networks: the most networks with a pass.
-    :param journal: keep the keys that changed, for :meth:`take_changes`.
+    :param journal: keep the keys that changed, for
+        :meth:`~preforkmx.state.saved.Saved.take_changes`.
     """
 
-    __slots__ = ("_everything", "_limits", "known", "networks", "pending", "tables")
+    __slots__ = ("_limits", "known", "networks", "pending", "tables")
 
     def __init__(
         self, limits: Limits, *, pending: int, known: int, networks: int, journal: bool = False
@@ -85,7 +70,6 @@ class Greylisting:
         self.networks: ExpiringMap[bytes, Network] = ExpiringMap(networks, _first, journal=journal)
         #: The three, in the order in which they are saved.
         self.tables: tuple[ExpiringMap[bytes, Any], ...] = (self.pending, self.known, self.networks)
-        self._everything = False
 
     def decide(
         self,
@@ -173,25 +157,6 @@ class Greylisting:
     def allow(self, network: bytes, passes: int, life: int, now: int) -> None:
         """Write down that so many triplets of a network passed, the last of them now."""
         self.networks.put(network, (now + life, passes, now), now)
-
-    def take_changes(self) -> Changes:
-        """Return what changed since the last call, and begin a new journal."""
-        journals = tuple(table.take_journal() for table in self.tables)
-        if not self._everything:
-            return Changes(journals)
-        self._everything = False
-        return Changes(tuple(set(table.entries) for table in self.tables), everything=True)
-
-    def give_back(self, changes: Changes) -> None:
-        """`changes` could not be saved: the next :meth:`take_changes` has them again.
-
-        While nothing can be saved the journals would grow with every entry that comes and
-        goes. Before that they are thrown away for a note to save everything.
-        """
-        for table, keys in zip(self.tables, changes.keys, strict=True):
-            table.give_back(keys)
-        if changes.everything or any(table.journal_is_long for table in self.tables):
-            self._everything = True
 
 
 def _stale(expiry: int, life: int, now: int) -> bool:

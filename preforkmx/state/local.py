@@ -25,11 +25,13 @@ from preforkmx.state.decisions import (
 )
 from preforkmx.state.greylisting import Greylisting
 from preforkmx.state.limits import ADMITTED, REFUSED_BY_LEASES, Limits, lease_key
+from preforkmx.state.mark_table import MarkTable, life_of, marks_of
 from preforkmx.state.networks import host_octets
+from preforkmx.state.saved import Saved
 from preforkmx.state.triplets import short_key, triplet_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from preforkmx.model import IPAddress
     from preforkmx.state.budgets import Account
@@ -55,7 +57,8 @@ class LocalStore:
     :param pending: the most deferred triplets, about 300 octets each.
     :param known: the most known triplets, about 200 octets each.
     :param networks: the most networks with a first pass, about 300 octets each.
-    :param journal: keep what greylisting changed, for a database to save.
+    :param marks: the most marks, about 150 octets each.
+    :param journal: keep what changed of that which outlives a restart, for a database to save.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class LocalStore:
         pending: int = 250_000,
         known: int = 500_000,
         networks: int = 100_000,
+        marks: int = 250_000,
         journal: bool = False,
     ) -> None:
         self._clock = clock
@@ -73,6 +77,9 @@ class LocalStore:
         self.greylisting = Greylisting(
             self.limits, pending=pending, known=known, networks=networks, journal=journal
         )
+        self.marks = MarkTable(marks, journal=journal)
+        #: What outlives a restart.
+        self.saved = Saved((*self.greylisting.tables, self.marks))
         self._held: dict[int, Account | None] = {}
         self._last_lease = 0
 
@@ -145,6 +152,19 @@ class LocalStore:
             self.now(),
         )
         return GreylistVerdict(STATES[state], left / MICROSECONDS, waited / MICROSECONDS)
+
+    async def remember(self, keys: Collection[bytes], seconds: float) -> None:
+        """Know `keys` for so long from now on, also those that are known already."""
+        self.marks.remember(marks_of(keys), life_of(seconds), self.now())
+
+    async def known(self, keys: Collection[bytes]) -> frozenset[bytes]:
+        """Return those of `keys` that are known."""
+        marks = marks_of(keys)
+        return frozenset(marks[index] for index in self.marks.known(marks, self.now()))
+
+    async def forget(self, keys: Collection[bytes]) -> None:
+        """Know `keys` no more."""
+        self.marks.forget(marks_of(keys), self.now())
 
     async def start(self) -> None:
         """Nothing to begin."""

@@ -96,6 +96,18 @@ def test_limits_are_exact_on_a_cluster(cluster, run_on_two):
     run_on_two(scenario)
 
 
+def test_marks_are_known_to_everybody_on_a_cluster(cluster, run_on_two):
+    async def scenario(one, other):
+        marks = [bytes([sender]) * 4 + bytes([n]) * 16 for sender in range(60) for n in range(9)]
+        await one.remember(marks, 600.0)
+        assert await other.known(marks) == set(marks)
+        assert all(primary.ask("DBSIZE") for primary in cluster.primaries())
+        await other.forget(marks[:90])
+        assert await one.known(marks) == set(marks[90:])
+
+    run_on_two(scenario)
+
+
 def test_a_triplet_passes_on_a_cluster(run_on_two):
     async def scenario(one, other):
         settings = GreylistSettings(delay=0.0)

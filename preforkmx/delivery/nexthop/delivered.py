@@ -10,6 +10,8 @@ import time
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Protocol
 
+from preforkmx.state.marks import GROUP_SIZE, MARK_SIZE, MAX_MARKS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
@@ -17,15 +19,18 @@ REMEMBER_SECONDS = 6 * 86_400.0
 """For how long: a day more than senders try (RFC 5321 section 4.5.4.1)."""
 MAX_KEYS = 100_000
 """Keys that a process holds; the oldest give way, and their copies could be doubled."""
-_KEY = 20
+MAX_KEYS_A_CALL = MAX_MARKS
+"""Of a message with more than half as many recipients the memory is asked in several calls."""
 _DIGEST = 32
 
 
 class DeliveredMemory(Protocol):
     """Remembers keys, over all workers that may see a message again.
 
-    Keys are 20 octets; a call has at most two for each recipient of a message. Every operation
-    may raise :class:`~preforkmx.errors.StoreUnavailable`.
+    Every :class:`~preforkmx.state.decisions.Store` is one. Keys are 20 octets, of which the first
+    four are the sender's, so that a store may keep those together that are asked for together; a
+    call has at most :data:`MAX_KEYS_A_CALL`. Every operation may raise
+    :class:`~preforkmx.errors.StoreUnavailable`.
     """
 
     async def remember(self, keys: Collection[bytes], seconds: float) -> None:
@@ -89,17 +94,18 @@ class Fingerprint:
 
 def pair_key(sender: str, recipient: str) -> bytes:
     """Return the key that says: of a message from `sender`, `recipient` has a copy."""
-    return _key(b"pair", sender.encode(), recipient.encode())
+    return _key(sender, b"pair", recipient.encode())
 
 
 def copy_key(sender: str, recipient: str, digest: bytes) -> bytes:
     """Return the key that says: `recipient` has a copy of this message from `sender`."""
-    return _key(b"copy", sender.encode(), recipient.encode(), digest)
+    return _key(sender, b"copy", recipient.encode(), digest)
 
 
-def _key(*parts: bytes) -> bytes:
-    hashed = blake2b(digest_size=_KEY)
-    for part in parts:
+def _key(sender: str, *parts: bytes) -> bytes:
+    octets = sender.encode()
+    hashed = blake2b(digest_size=MARK_SIZE - GROUP_SIZE)
+    for part in (octets, *parts):
         hashed.update(len(part).to_bytes(4, "big"))
         hashed.update(part)
-    return hashed.digest()
+    return blake2b(octets, digest_size=GROUP_SIZE).digest() + hashed.digest()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from preforkmx.body import whole
 from preforkmx.delivery.nexthop.delivered import (
+    MAX_KEYS_A_CALL,
     REMEMBER_SECONDS,
     Fingerprint,
     copy_key,
@@ -34,7 +35,14 @@ from preforkmx.errors import SMTPError, StoreUnavailable
 from preforkmx.model import Envelope
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import (
+        AsyncIterable,
+        AsyncIterator,
+        Callable,
+        Coroutine,
+        Iterable,
+        Iterator,
+    )
     from typing import Any
 
     from preforkmx.context import Context
@@ -285,10 +293,11 @@ class NextHopDelivery:
     async def _known(self, ctx: Context, keys: list[bytes]) -> frozenset[bytes]:
         assert self._memory is not None
         try:
-            return frozenset(await self._memory.known(keys))
+            return frozenset().union(*[await self._memory.known(some) for some in _calls(keys)])
         except StoreUnavailable as error:
-            # Mail goes on without it: a second copy is the smaller harm.
-            ctx.logger.warning("whether a message was delivered in part is not known: %s", error)
+            # Mail goes on without it: a second copy is the smaller harm. That the store is away
+            # was said when it went, and would be said here with each message.
+            ctx.logger.debug("whether a message was delivered in part is not known: %s", error)
             return frozenset()
 
     async def _remember(
@@ -298,7 +307,8 @@ class NextHopDelivery:
         keys = [pair_key(sender, each) for each in recipients]
         keys += [copy_key(sender, each, digest) for each in recipients]
         try:
-            await self._memory.remember(keys, REMEMBER_SECONDS)
+            for some in _calls(keys):
+                await self._memory.remember(some, REMEMBER_SECONDS)
         except StoreUnavailable as error:
             ctx.logger.error(
                 "a message that was delivered in part will be delivered again: %s", error
@@ -307,7 +317,8 @@ class NextHopDelivery:
     async def _forget(self, ctx: Context, keys: list[bytes]) -> None:
         assert self._memory is not None
         try:
-            await self._memory.forget(keys)
+            for some in _calls(keys):
+                await self._memory.forget(some)
         except StoreUnavailable as error:
             ctx.logger.warning("a message that was delivered is still remembered: %s", error)
 
@@ -357,6 +368,11 @@ async def _ready(transaction: Transaction, recipients: list[str]) -> dict[int, R
                 raise
         else:
             return refused
+
+
+def _calls(keys: list[bytes]) -> Iterator[list[bytes]]:
+    for start in range(0, len(keys), MAX_KEYS_A_CALL):
+        yield keys[start : start + MAX_KEYS_A_CALL]
 
 
 def _refusal(reply: Reply) -> SMTPError:

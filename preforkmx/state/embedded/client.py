@@ -33,10 +33,12 @@ from preforkmx.state.local import (
     refusal,
     settlement,
 )
+from preforkmx.state.mark_table import life_of, marks_of
 from preforkmx.state.networks import host_octets
 from preforkmx.state.triplets import short_key, triplet_key
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from preforkmx.model import IPAddress
@@ -167,6 +169,43 @@ class EmbeddedStore:
         frame = frames.greylist(settings.numbers, triplet, short_key(network))
         code, left, waited, *_ = await self._ask(frame)
         return GreylistVerdict(STATES[code], left / MICROSECONDS, waited / MICROSECONDS)
+
+    async def remember(self, keys: Collection[bytes], seconds: float) -> None:
+        """Know `keys` for so long from now on, also those that are known already."""
+        life = life_of(seconds)
+        await self._ask_of_marks(marks_of(keys), lambda marks: frames.remember(life, marks))
+
+    async def known(self, keys: Collection[bytes]) -> frozenset[bytes]:
+        """Return those of `keys` that are known."""
+        marks = marks_of(keys)
+        replies = await self._ask_of_marks(marks, frames.known)
+        return frozenset(
+            mark
+            for index, mark in enumerate(marks)
+            if replies[index // frames.MARKS][1] >> index % frames.MARKS & 1
+        )
+
+    async def forget(self, keys: Collection[bytes]) -> None:
+        """Know `keys` no more."""
+        await self._ask_of_marks(marks_of(keys), frames.forget_marks)
+
+    async def _ask_of_marks(
+        self, marks: list[bytes], frame: Callable[[list[bytes]], bytes]
+    ) -> list[_Reply]:
+        """Ask about all marks in one write, and return the reply of each frame."""
+        connection = self._connection
+        if connection is None:
+            raise StoreUnavailable("no connection to the store process")
+        futures = [
+            connection.ask(frame(marks[at : at + frames.MARKS]), 0)
+            for at in range(0, len(marks), frames.MARKS)
+        ]
+        replies = []
+        for reply in await asyncio.gather(*futures):
+            if reply is None:
+                raise StoreUnavailable("the store process did not answer in time")
+            replies.append(reply)
+        return replies
 
     async def _ask(self, frame: bytes, lease: int = 0) -> _Reply:
         connection = self._connection

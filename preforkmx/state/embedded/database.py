@@ -1,8 +1,8 @@
-"""Greylisting on disk: what the store process saves once a second, and reads when it starts.
+"""Greylisting and marks on disk: what the store process saves once a second, and reads when it starts.
 
 The maps in memory are the truth, the file follows them: a save writes the rows whose keys are
 in the journal and deletes those that the maps have dropped, so the file never has more rows
-than the maps have room for. It holds hashes of triplets and the networks of clients, no
+than the maps have room for. It holds hashes of triplets, marks and the networks of clients, no
 addresses of mail.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from preforkmx.state.expiring import ExpiringMap
-    from preforkmx.state.greylisting import Changes, Greylisting
+    from preforkmx.state.saved import Changes, Saved
 
 _log = logging.getLogger("preforkmx.state.store")
 
@@ -39,7 +39,7 @@ class _Table(NamedTuple):
     @property
     def create(self) -> str:
         columns = ", ".join(f"{column} INTEGER NOT NULL" for column in self.columns)
-        return f"CREATE TABLE {self.name} (key BLOB PRIMARY KEY, {columns}) WITHOUT ROWID"
+        return f"CREATE TABLE IF NOT EXISTS {self.name} (key BLOB PRIMARY KEY, {columns}) WITHOUT ROWID"
 
     @property
     def select(self) -> str:
@@ -63,16 +63,17 @@ class _Table(NamedTuple):
         return f"DELETE FROM {self.name}"  # noqa: S608
 
 
-# In the order of Greylisting.tables and of Changes; expiry is the first of each value.
+# In the order of Saved.tables and of Changes; expiry is the first of each value.
 _TABLES: Final = (
     _Table("pending", ("expiry", "first")),
     _Table("known", ("expiry",)),
     _Table("network", ("expiry", "passes", "last")),
+    _Table("mark", ("expiry",)),
 )
 
 
 class GreylistDatabase:
-    """The SQLite file behind a :class:`~preforkmx.state.greylisting.Greylisting`.
+    """The SQLite file behind what is :class:`~preforkmx.state.saved.Saved`.
 
     Every method but the constructor belongs to one thread, the same for all.
 
@@ -80,9 +81,9 @@ class GreylistDatabase:
     with all that was saved, and a power failure with all but the last moments.
     """
 
-    def __init__(self, path: Path, greylisting: Greylisting) -> None:
+    def __init__(self, path: Path, saved: Saved) -> None:
         self._path = path
-        self._greylisting = greylisting
+        self._saved = saved
         self._connection: sqlite3.Connection | None = None
         self._failing = False
 
@@ -103,7 +104,7 @@ class GreylistDatabase:
                 if not _is_damage(exc):
                     raise
                 self._set_aside(exc)
-                for table in self._greylisting.tables:
+                for table in self._saved.tables:
                     table.clear()
                 self._open()
         except (sqlite3.Error, OSError) as exc:
@@ -115,7 +116,7 @@ class GreylistDatabase:
 
         What fails is logged once, until it succeeds again. A damaged file is set aside and a
         new one begun: then everything in memory must be in the next `changes`
-        (:meth:`Greylisting.journal_everything`).
+        (:attr:`~preforkmx.state.saved.Changes.everything`).
         """
         try:
             if self._connection is None:
@@ -163,8 +164,6 @@ class GreylistDatabase:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if not tables:
-            for table in _TABLES:
-                connection.execute(table.create)
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {_VERSION}")
         elif application != _APPLICATION_ID:
@@ -174,22 +173,26 @@ class GreylistDatabase:
                 f"the greylist database {self._path} has version {version}, this preforkmx "
                 f"reads version {_VERSION}: move it away to begin a new one"
             )
+        # A file may be older than one of its tables; who does not know a table leaves it alone.
+        # So another table is no other version, and a file serves both ways of an upgrade.
+        for table in _TABLES:
+            connection.execute(table.create)
 
     def _fill(self, now: int) -> None:
         connection = self._connection
         assert connection is not None
         rows = 0
-        for statements, table in zip(_TABLES, self._greylisting.tables, strict=True):
+        for statements, table in zip(_TABLES, self._saved.tables, strict=True):
             for key, *value in connection.execute(statements.select):
                 if value[0] > now:
                     table.put(key, _value(value), now)
             rows += len(table)
         # What did not fit any more, and what expired; a full disk must not keep us from reading.
-        dropped = self._greylisting.take_changes()
+        dropped = self._saved.take_changes()
         try:
             connection.execute("BEGIN IMMEDIATE")
             for statements, table, keys in zip(
-                _TABLES, self._greylisting.tables, dropped.keys, strict=True
+                _TABLES, self._saved.tables, dropped.keys, strict=True
             ):
                 connection.execute(statements.delete_expired, (now,))
                 gone = ((key,) for key in keys if key not in table.entries)
@@ -207,7 +210,7 @@ class GreylistDatabase:
         connection.execute("BEGIN IMMEDIATE")
         try:
             for statements, table, keys in zip(
-                _TABLES, self._greylisting.tables, changes.keys, strict=True
+                _TABLES, self._saved.tables, changes.keys, strict=True
             ):
                 if changes.everything:
                     connection.execute(statements.delete_all)

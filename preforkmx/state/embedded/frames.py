@@ -21,6 +21,10 @@ more than 256 octets of buffer, whoever sends it::
     HOLD_ACCOUNT   lease u64, 1 where open connections are limited u8,
                    interval and tolerance u64 u64 of each budget,
                    length of the host u8, host, name
+    REMEMBER       life u64, up to 12 marks of 20 octets                → 0
+    KNOWN          up to 12 marks of 20 octets                          → 0, bits: the lowest
+                                                                          is the first mark's
+    FORGET_MARKS   up to 12 marks of 20 octets                          → 0
 
 What operators ask (``preforkmx state``), of keys of the engine, which begin with their kind::
 
@@ -54,13 +58,14 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from preforkmx.state.decisions import PREPAID
+from preforkmx.state.marks import MARK_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from preforkmx.state.decisions import ConnectionLimits, Spent
 
-VERSION: Final = 3
+VERSION: Final = 4
 TOKEN_SIZE: Final = 16
 
 HELLO: Final = 1
@@ -78,6 +83,12 @@ LOOK_GREYLIST: Final = 12
 FORGET: Final = 13
 FORGET_GREYLIST: Final = 14
 ALLOW: Final = 15
+REMEMBER: Final = 16
+KNOWN: Final = 17
+FORGET_MARKS: Final = 18
+
+#: The most marks of one frame.
+MARKS: Final = 12
 
 #: In the place of a triplet: none is meant.
 NO_TRIPLET: Final = bytes(16)
@@ -104,6 +115,7 @@ HOLD_ACCOUNT_BODY: Final = Struct("<2xQB10QB")
 
 TRIPLET_BODY: Final = Struct("<2x16s")
 ALLOW_BODY: Final = Struct("<2xHQ")
+REMEMBER_BODY: Final = Struct("<2xQ")
 
 #: A reply: a code and two numbers.
 REPLY: Final = Struct("<BQQ")
@@ -121,6 +133,7 @@ _CLOSE_ACCOUNT: Final = Struct("<BBQ5Q")
 _HOLD_ACCOUNT: Final = Struct("<BBQB10QB")
 _TRIPLET: Final = Struct("<BB16s")
 _ALLOW: Final = Struct("<BBHQ")
+_REMEMBER: Final = Struct("<BBQ")
 
 
 def hello(token: bytes) -> bytes:
@@ -206,6 +219,33 @@ def forget_greylist(triplet: bytes, network: bytes) -> bytes:
 def allow(passes: int, life: int, network: bytes) -> bytes:
     """Return the frame that allows a network."""
     return _ALLOW.pack(_ALLOW.size - 1 + len(network), ALLOW, passes, life) + network
+
+
+def remember(life: int, marks: Sequence[bytes]) -> bytes:
+    """Return the frame that makes up to :data:`MARKS` marks known."""
+    size = _REMEMBER.size - 1 + MARK_SIZE * len(marks)
+    return _REMEMBER.pack(size, REMEMBER, life) + b"".join(marks)
+
+
+def known(marks: Sequence[bytes]) -> bytes:
+    """Return the frame that asks which of up to :data:`MARKS` marks are known."""
+    return bytes((1 + MARK_SIZE * len(marks), KNOWN)) + b"".join(marks)
+
+
+def forget_marks(marks: Sequence[bytes]) -> bytes:
+    """Return the frame that makes up to :data:`MARKS` marks forgotten."""
+    return bytes((1 + MARK_SIZE * len(marks), FORGET_MARKS)) + b"".join(marks)
+
+
+def marks_in(frame: bytes, start: int) -> list[bytes]:
+    """Return the marks of a frame, which begin at `start`.
+
+    :raises ValueError: the frame has no whole number of them, or none.
+    """
+    octets = len(frame) - start
+    if octets < MARK_SIZE or octets % MARK_SIZE:
+        raise ValueError("it sent a part of a mark")
+    return [frame[at : at + MARK_SIZE] for at in range(start, len(frame), MARK_SIZE)]
 
 
 def reply_with_grants(code: int, wait: int, grants: Sequence[int]) -> bytes:

@@ -20,13 +20,16 @@ from preforkmx.state.embedded.frames import (
     CLOSE_ACCOUNT,
     FORGET,
     FORGET_GREYLIST,
+    FORGET_MARKS,
     GREYLIST,
     HOLD,
     HOLD_ACCOUNT,
+    KNOWN,
     LOOK,
     LOOK_GREYLIST,
     OPEN,
     OPEN_ACCOUNT,
+    REMEMBER,
     SETTLE,
     TAKE,
 )
@@ -46,7 +49,7 @@ _log = logging.getLogger("preforkmx.state.store")
 MAX_CLIENTS: Final = 1024
 #: The most leases of one worker. One that wants more is broken, and is closed.
 MAX_LEASES: Final = 1 << 17
-#: How often greylisting is saved, in seconds: what a crash loses at most, plus one write.
+#: How often greylisting and marks are saved, in seconds: what a crash loses at most, plus one write.
 SAVE_SECONDS: Final = 1.0
 
 # Looked up once: a frame is unpacked some hundred thousand times a second.
@@ -66,6 +69,7 @@ _TAKE_SIZE: Final = frames.TAKE_BODY.size
 _OPEN_ACCOUNT_SIZE: Final = frames.OPEN_ACCOUNT_BODY.size
 _HOLD_ACCOUNT_SIZE: Final = frames.HOLD_ACCOUNT_BODY.size
 
+_OF_MARKS: Final = frozenset({REMEMBER, KNOWN, FORGET_MARKS})
 _LONGEST: Final = LONGEST_SPAN * MICROSECONDS
 _ACCEPTS_A_WAKEUP: Final = 16
 _ACCEPT_PAUSE: Final = 1.0
@@ -82,7 +86,7 @@ async def serve_store(
     """Answer workers on `sock` until `stop` is set; then save everything and return.
 
     :param sock: a listening unix stream socket. It stays open: whoever made it closes it.
-    :param database: the SQLite file of greylisting, made when it is missing. It belongs to
+    :param database: the SQLite file of greylisting and marks, made when it is missing. It belongs to
         this process alone, and is locked.
     :param ready: called once, when the first worker can be answered.
     :param clock: seconds since 1970.
@@ -111,17 +115,17 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
 
 @asynccontextmanager
 async def _saved(store: LocalStore, database: Path) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Load the greylisting of `store` from `database`; yield what saves it; save it at the end."""
+    """Load from `database` what `store` has saved; yield what saves it; save it at the end."""
     loop = asyncio.get_running_loop()
-    greylisting = store.greylisting
-    file = GreylistDatabase(database, greylisting)
+    saved = store.saved
+    file = GreylistDatabase(database, saved)
     # The one thread that touches SQLite: the loop never waits for a disk.
     with ThreadPoolExecutor(1, "preforkmx-state") as thread:
 
         async def save() -> None:
-            changes = greylisting.take_changes()
+            changes = saved.take_changes()
             if not await loop.run_in_executor(thread, file.save, changes, store.now()):
-                greylisting.give_back(changes)
+                saved.give_back(changes)
 
         await loop.run_in_executor(thread, file.load, store.now())
         try:
@@ -330,10 +334,26 @@ class _Client(asyncio.Protocol):
                 self._give_back(lease, spent, now)
             elif command == HOLD_ACCOUNT:
                 self._hold_account(frame)
+            elif command in _OF_MARKS:
+                reply(self._answer_of_marks(command, frame, now))
             else:
                 reply(self._operate(command, frame, now))
         self._rest = data[start:]
         return replies
+
+    def _answer_of_marks(self, command: int, frame: bytes, now: int) -> bytes:
+        table = self._store.marks
+        if command == REMEMBER:
+            (life,) = frames.REMEMBER_BODY.unpack_from(frame)
+            if life > _LONGEST:
+                raise ValueError("it asked for a longer memory than there is")
+            table.remember(frames.marks_in(frame, frames.REMEMBER_BODY.size), life, now)
+            return _pack_reply(0, 0, 0)
+        marks = frames.marks_in(frame, 2)
+        if command == FORGET_MARKS:
+            table.forget(marks, now)
+            return _pack_reply(0, 0, 0)
+        return _pack_reply(0, sum(1 << index for index in table.known(marks, now)), 0)
 
     def _operate(self, command: int, frame: bytes, now: int) -> bytes:
         """Carry out what an operator asks."""

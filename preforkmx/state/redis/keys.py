@@ -10,6 +10,7 @@ from base64 import urlsafe_b64encode
 from typing import Final
 from urllib.parse import quote
 
+from preforkmx.state.marks import GROUP_SIZE
 from preforkmx.state.networks import network_octets
 
 #: What a prefix is made of: no brace, since it stands before the tag, and no character that
@@ -67,6 +68,15 @@ class Keys:
     def rate(self, key: bytes) -> bytes:
         """Return the key of a limit on any key (:func:`~preforkmx.state.triplets.short_key`)."""
         return b"%b:{%b}:t" % (self._prefix, escaped(key))
+
+    def mark(self, mark: bytes) -> bytes:
+        """Return the key of a mark: those that begin alike have one tag."""
+        group, rest = mark[:GROUP_SIZE], mark[GROUP_SIZE:]
+        return b"%b:{%b}:d:%b" % (
+            self._prefix,
+            group.hex().encode(),
+            urlsafe_b64encode(rest).rstrip(b"="),
+        )
 
     def greylist(self, network: bytes, triplet: bytes) -> tuple[bytes, bytes, bytes]:
         """Return the keys of a network's passes, of a triplet, and of the network's new ones.

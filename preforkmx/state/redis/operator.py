@@ -16,7 +16,7 @@ from preforkmx.state.operator import (
     passes_that_allow,
 )
 from preforkmx.state.redis.keys import Keys
-from preforkmx.state.redis.store import load
+from preforkmx.state.redis.store import FORGET, load
 from preforkmx.state.triplets import short_key, triplet_key
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 LOOK: Final = load("common", "look")
 LOOK_RATE: Final = load("common", "look_rate")
 LOOK_GREYLIST: Final = load("common", "look_greylist")
-FORGET: Final = load("common", "forget")
 ALLOW: Final = load("common", "allow")
 
 #: Only the network is asked for: its keys do not depend on the triplet.

@@ -8,7 +8,7 @@ import struct
 from contextlib import suppress
 from functools import lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from preforkmx.errors import StoreUnavailable
 from preforkmx.state.budgets import FIRST
@@ -36,13 +36,15 @@ from preforkmx.state.local import (
     refusal,
     settlement,
 )
+from preforkmx.state.mark_table import life_of, marks_of
+from preforkmx.state.marks import GROUP_SIZE
 from preforkmx.state.networks import host_octets
 from preforkmx.state.redis.keys import Keys
 from preforkmx.state.redis.script import Command, Script
 from preforkmx.state.triplets import short_key, triplet_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from preforkmx.model import IPAddress
     from preforkmx.state.decisions import ConnectionLimits, GreylistSettings, Rate
@@ -59,6 +61,8 @@ RENEW_SECONDS: Final = 30.0
 LOOK_SECONDS: Final = 10.0
 #: The most leases that one command renews: Redis does nothing else meanwhile.
 RENEW_AT_ONCE: Final = 500
+#: The most marks of one command, for the same reason.
+MARKS_AT_ONCE: Final = 500
 
 #: Where in a lease's keys stand the host's arrival times, and its leases.
 ARRIVALS: Final = 0
@@ -86,6 +90,9 @@ CLOSE: Final = load("common", "arrivals", "close")
 RENEW: Final = load("common", "renew")
 TAKE: Final = load("common", "take")
 GREYLIST: Final = load("common", "greylist")
+REMEMBER: Final = load("common", "remember")
+KNOWN: Final = load("common", "known")
+FORGET: Final = load("common", "forget")
 CONTAINS: Final = Command(b"SMISMEMBER")
 EXISTS: Final = Command(b"EXISTS")
 
@@ -245,6 +252,44 @@ class RedisStore:
         state, left, waited = await self._nodes.run(GREYLIST, keys, args)
         return GreylistVerdict(STATES[state], left / MICROSECONDS, waited / MICROSECONDS)
 
+    async def remember(self, keys: Collection[bytes], seconds: float) -> None:
+        """Know `keys` for so long from now on, also those that are known already."""
+        life = life_of(seconds)
+        await self._ask_of_marks(REMEMBER, _batches(marks_of(keys)), self._now(), life)
+
+    async def known(self, keys: Collection[bytes]) -> frozenset[bytes]:
+        """Return those of `keys` that are known."""
+        batches = _batches(marks_of(keys))
+        replies = await self._ask_of_marks(KNOWN, batches, self._now())
+        return frozenset(
+            batch[index - 1]
+            for batch, reply in zip(batches, replies, strict=True)
+            for index in reply
+        )
+
+    async def forget(self, keys: Collection[bytes]) -> None:
+        """Know `keys` no more."""
+        await self._ask_of_marks(FORGET, _batches(marks_of(keys)), self._now())
+
+    async def _ask_of_marks(
+        self, script: Script, batches: list[list[bytes]], *args: Word
+    ) -> list[Any]:
+        """Run `script` for each batch, all in one write, and return their replies.
+
+        :raises StoreUnavailable: one of them has none; the others are done all the same.
+        """
+        replies = await asyncio.gather(
+            *(
+                self._nodes.run(script, tuple(map(self._keys.mark, batch)), args)
+                for batch in batches
+            ),
+            return_exceptions=True,
+        )
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                raise reply
+        return replies
+
     async def contains(self, key: str, members: Sequence[str]) -> list[bool]:
         """Say of each of `members` whether it is in the set `key`, whoever keeps it.
 
@@ -311,6 +356,18 @@ class RedisStore:
             int(unsure),
         )
         return (lease.keys[ARRIVALS], lease.keys[LEASES]), args
+
+
+def _batches(marks: list[bytes]) -> list[list[bytes]]:
+    """Return `marks` in parts: each of one group, which one node has, and not too many."""
+    groups: dict[bytes, list[bytes]] = {}
+    for mark in marks:
+        groups.setdefault(mark[:GROUP_SIZE], []).append(mark)
+    return [
+        group[at : at + MARKS_AT_ONCE]
+        for group in groups.values()
+        for at in range(0, len(group), MARKS_AT_ONCE)
+    ]
 
 
 @lru_cache(1024)

@@ -11,6 +11,7 @@ from preforkmx.app.chain import make_delivery
 from preforkmx.config.load import Document, load
 from preforkmx.config.schema import Lmtp, Smtp
 from preforkmx.errors import ConfigError
+from preforkmx.state.local import LocalStore
 
 GUIDE = Path(__file__).parents[3] / "docs" / "how-to" / "hand-mail-on.md"
 OPEN = """
@@ -37,7 +38,7 @@ def test_the_guide_s_examples_are_deliveries(tmp_path):
     for text, model, name in zip(blocks, (Lmtp, Smtp), ("lmtp", "smtp"), strict=True):
         table = read(text, tmp_path).delivery
         assert isinstance(table, model)
-        assert make_delivery(table, "mx.example.com").name == name
+        assert make_delivery(table, "mx.example.com", LocalStore()).name == name
 
 
 def test_the_guide_s_python_is_a_server():

@@ -61,6 +61,18 @@ class Flaky(LocalStore):
         self._answer()
         return await super().greylist(network, sender, recipient, settings)
 
+    async def remember(self, keys, seconds):
+        self._answer()
+        await super().remember(keys, seconds)
+
+    async def known(self, keys):
+        self._answer()
+        return await super().known(keys)
+
+    async def forget(self, keys):
+        self._answer()
+        await super().forget(keys)
+
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch):
@@ -138,6 +150,38 @@ def test_greylisting_never_asks_the_second_store():
             with pytest.raises(StoreUnavailable):
                 await store.greylist(*TRIPLET, GreylistSettings())
         assert len(local.greylisting.pending) == 0
+
+    run(scenario)
+
+
+def test_marks_are_never_asked_of_the_second_store():
+    async def scenario(store, primary, local, changes):
+        mark = b"m" * 20
+        await store.remember([mark], 10.0)
+        assert await store.known([mark]) == {mark}
+        primary.away = primary.partial = True
+        for ask in (
+            lambda: store.remember([mark], 10.0),
+            lambda: store.known([mark]),
+            lambda: store.forget([mark]),
+        ):
+            with pytest.raises(StoreUnavailable):
+                await ask()
+        assert store.available
+        primary.partial = False
+        with pytest.raises(StoreUnavailable):
+            await store.known([mark])
+        assert not store.available
+        asked = primary.asked
+        with pytest.raises(StoreUnavailable, match="that knows the marks"):
+            await store.known([mark])
+        assert primary.asked == asked
+        primary.away = False
+        while not store.available:
+            await changes.get()
+        await store.forget([mark])
+        assert not await store.known([mark])
+        assert not local.marks.entries
 
     run(scenario)
 

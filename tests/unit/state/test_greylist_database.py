@@ -14,6 +14,8 @@ from preforkmx.state.embedded import EmbeddedStore
 from preforkmx.state.embedded.database import GreylistDatabase
 from preforkmx.state.greylisting import Greylisting
 from preforkmx.state.limits import Limits
+from preforkmx.state.mark_table import MarkTable
+from preforkmx.state.saved import Saved
 
 SECOND = 1_000_000
 NOW = 1_800_000_000 * SECOND
@@ -21,9 +23,19 @@ SETTINGS = GreylistSettings(auto_allow_after=1)
 NET = b"192.0.2.0/24"
 
 
+class Engine(Greylisting):
+    """Greylisting and marks, with all that is saved of both."""
+
+    def __init__(self, **sizes):
+        super().__init__(Limits(1000), journal=True, **sizes)
+        self.marks = MarkTable(100, journal=True)
+        saved = Saved((*self.tables, self.marks))
+        self.tables = saved.tables
+        self.take_changes, self.give_back = saved.take_changes, saved.give_back
+
+
 def engine(**capacities):
-    sizes = {"pending": 100, "known": 100, "networks": 100, **capacities}
-    return Greylisting(Limits(1000), journal=True, **sizes)
+    return Engine(**{"pending": 100, "known": 100, "networks": 100, **capacities})
 
 
 def fill(greylisting):
@@ -34,13 +46,13 @@ def fill(greylisting):
 
 
 def contents(greylisting):
-    return [dict(table.entries) for table in greylisting.tables]
+    return [dict(table.entries) for table in greylisting.tables[:3]]
 
 
 def alive(greylisting, now=NOW):
     return [
         {key: value for key in table.entries if (value := table.get(key, now)) is not None}
-        for table in greylisting.tables
+        for table in greylisting.tables[:3]
     ]
 
 
@@ -256,6 +268,52 @@ def test_a_database_of_another_version_is_left_alone(path):
     connection.close()
     with pytest.raises(BootError, match="version 99"):
         GreylistDatabase(path, engine()).load(NOW)
+
+
+MARKS = [bytes([number]) * 20 for number in range(3)]
+
+
+def test_marks_are_there_after_a_restart_until_they_are_forgotten_or_expire(path):
+    kept = engine()
+    database = GreylistDatabase(path, kept)
+    database.load(NOW)
+    kept.marks.remember(MARKS[:2], 10 * SECOND, NOW)
+    kept.marks.remember(MARKS[2:], 99 * SECOND, NOW)
+    assert database.save(kept.take_changes(), NOW)
+    kept.marks.forget(MARKS[:1], NOW)
+    assert database.save(kept.take_changes(), NOW)
+    database.close()
+    assert reopened(path).marks.known(MARKS, NOW) == [1, 2]
+    assert list(reopened(path, NOW + 10 * SECOND).marks.entries) == MARKS[2:]
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT key FROM mark").fetchall() == [(MARKS[2],)]
+    connection.close()
+
+
+def test_a_file_from_before_there_were_marks_keeps_its_greylist_and_takes_marks(path):
+    kept = engine()
+    database = GreylistDatabase(path, kept)
+    database.load(NOW)
+    fill(kept)
+    assert database.save(kept.take_changes(), NOW)
+    database.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE mark")
+        version = connection.execute("PRAGMA user_version").fetchone()
+    connection.close()
+
+    kept = engine()
+    database = GreylistDatabase(path, kept)
+    database.load(NOW)
+    kept.marks.remember(MARKS, SECOND, NOW)
+    assert database.save(kept.take_changes(), NOW)
+    database.close()
+    assert len(contents(reopened(path))[1]) == 1
+    assert reopened(path).marks.known(MARKS, NOW) == [0, 1, 2]
+    # The version before reads it too: it asks for the tables that it knows, and for this number.
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == version == (1,)
+    connection.close()
 
 
 def test_a_directory_that_is_not_there_is_an_error_at_the_start(tmp_path):

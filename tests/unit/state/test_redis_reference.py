@@ -22,6 +22,7 @@ CONFIGURATION = (ROOT / "deploy" / "redis" / "redis.conf").read_text()
 
 DAILY = Rate(1, 86_400.0, 10)
 HOST = ip_address("192.0.2.1")
+MARK = b"mark" * 5
 BUDGETS = dict.fromkeys(("messages", "recipients", "auth_failures", "octets", "errors"), DAILY)
 
 
@@ -64,6 +65,9 @@ async def _everything(store):
     for _ in range(3):
         verdict = await store.greylist("net", "a", "b", GreylistSettings(delay=0.0))
     assert not verdict.deferred
+    await store.remember([MARK], 60.0)
+    assert await store.known([MARK]) == {MARK}
+    await store.forget([MARK])
 
 
 def test_the_user_of_the_page_may_do_all_that_is_done(redis, user, run):
@@ -184,6 +188,8 @@ def test_entries_have_the_octets_that_the_page_says(redis, run):
             await store.greylist("192.0.2.0/24", "a", "b", GreylistSettings(delay=0.0))
             measured["known triplet"] = usage("g")
             measured["network with a pass"] = usage("a")
+            await store.remember([MARK], 6 * 86_400.0)
+            measured["mark"] = usage("d")
 
     run(scenario())
     # An allocator's classes and a hash table's growth make some difference.

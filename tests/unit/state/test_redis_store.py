@@ -75,6 +75,46 @@ def _leases(redis, host=HOST, limits=PLACES, prefix="preforkmx"):
     return [float(score) for score in words[1::2]]
 
 
+# --- marks --------------------------------------------------------------------------------------
+
+
+def test_marks_of_one_sender_are_one_script_and_have_one_slot_and_an_expiry(redis, connected, run):
+    sender = [b"send" + number.to_bytes(16, "big") for number in range(module.MARKS_AT_ONCE)]
+
+    async def scenario():
+        async with connected(prefix="site") as store:
+            await store.remember(sender[:1], 1.0)  # the scripts are known from now on
+            await store.known(sender[:1])
+            await store.forget(sender[:1])
+            assert redis.ask("DBSIZE") == 0
+            redis.ask("CONFIG", "RESETSTAT")
+            await store.remember(sender, 600.0)
+            assert await store.known(sender) == set(sender)
+            assert _calls(redis, "evalsha") == 2
+            keys = [key.encode() for key in redis.ask("KEYS", "*")]
+            assert len(keys) == len(sender)
+            assert {slot_of(key) for key in keys} == {slot_of(b"{73656e64}")}
+            assert all(key.startswith(b"site:{73656e64}:d:") for key in keys)
+            assert all(590_000 < redis.ask("PTTL", key) <= 600_001 for key in keys)
+            await store.forget(sender)
+            assert redis.ask("DBSIZE") == 0
+
+    run(scenario())
+
+
+def test_a_mark_outlives_the_worker_that_remembered_it(redis, connected, run):
+    mark = b"m" * 20
+
+    async def scenario():
+        async with connected() as store:
+            await store.remember([mark], 600.0)
+            await _killed(store)
+        async with connected() as store:
+            assert await store.known([mark]) == {mark}
+
+    run(scenario())
+
+
 # --- one step -----------------------------------------------------------------------------------
 
 
