@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from preforkmx.context import Context, Signal
 from preforkmx.middleware.base import Middleware
-from preforkmx.middleware.chain import compile_chain
+from preforkmx.middleware.chain import compile_chain, watched
 from preforkmx.middleware.redirect import redirected
 from preforkmx.protocol.settings import Settings
 from preforkmx.session.acceptor import Acceptor
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from preforkmx.errors import SMTPError
     from preforkmx.middleware.base import Handler
+    from preforkmx.middleware.chain import Watch
     from preforkmx.model import Peer
     from preforkmx.observe.counters import Counters
     from preforkmx.observe.log import AccessLog
@@ -137,6 +138,7 @@ class Server:
             if isinstance(handler, Middleware) or handler is None
             else Middleware(handler=handler)
         )
+        self._watch: Watch | None = None
         self._listeners: list[Listener] = []
         self._sockets: list[socket.socket] = []
         self._acceptors: list[Acceptor] = []
@@ -221,6 +223,8 @@ class Server:
         hook_failure: SMTPError | None = None,
         max_sessions: int | None = None,
         access_log: AccessLog | None = None,
+        delivery: Middleware | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Take, before the start, what is for the process to say that runs this server.
 
@@ -229,6 +233,9 @@ class Server:
         :param hook_failure: replaces the library's default, not a choice of this server's.
         :param max_sessions: replaces this server's.
         :param access_log: replaces this server's.
+        :param delivery: replaces this server's.
+        :param watch: is given each hook and the name of its phase, and returns what takes its
+            place.
         """
         if self._stack is not None:
             raise RuntimeError("host() comes before the start")
@@ -242,6 +249,10 @@ class Server:
             service.max_sessions = max_sessions
         if access_log is not None:
             service.access_log = access_log
+        if delivery is not None:
+            self._delivery = delivery
+        if watch is not None:
+            self._watch = watch
 
     @property
     def tls(self) -> ssl.SSLContext | None:
@@ -297,6 +308,8 @@ class Server:
         service.chain = compile_chain(
             [*self._middleware, *([redirected(self._delivery)] if self._delivery else [])]
         )
+        if self._watch is not None:
+            service.chain = watched(service.chain, self._watch)
         service.id_prefix = f"{int(time.time()):x}{os.getpid():x}-"
         service.draining, service.retiring, service.aborting = Signal(), False, False
         service.ending = service.lame_duck = False
@@ -440,6 +453,15 @@ class Server:
         return Acceptor(
             asyncio.get_running_loop(), sock, listener, self._reception.take, self._service.logger
         )
+
+    def take(self, sock: socket.socket, address: object, listener: Listener) -> None:
+        """Serve a connection that somebody else accepted, or made, while the server runs.
+
+        :param sock: a non-blocking stream socket; its session closes it.
+        :param address: the client's, as :meth:`socket.socket.accept` gives it.
+        :param listener: what the session is held to.
+        """
+        self._reception.take(sock, address, listener)
 
     def _settings_for(self, listener: Listener, normalize: bool) -> Settings:  # noqa: FBT001
         kept = self._delivery.extensions if self._delivery is not None else None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from preforkmx.config.keys import Path as KeyPath
     from preforkmx.config.load import Loaded
     from preforkmx.middleware.base import Middleware
+    from preforkmx.state.decisions import Store
     from preforkmx.workers.seat import WorkerSeat
 
 HOOK_FAILURE = SMTPError(451, "Internal error, try again later", enhanced=(4, 3, 0))
@@ -40,6 +41,7 @@ class Builder:
     :param app: ``MODULE:OBJECT`` of an application, or None.
     :param tls: the context that the master made before the fork.
     :param store_socket: of the store process, or None for ``"local:"``.
+    :param store: takes the place of the one that ``[state] url`` names.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Builder:
         tls: ssl.SSLContext | None,
         store_socket: Path | None,
         seat: WorkerSeat,
+        store: Store | None = None,
     ) -> None:
         self._loaded = loaded
         self._config = loaded.config
@@ -65,7 +68,8 @@ class Builder:
         self._problems: list[str] = []
         # Without it the rest is looked at all the same: every problem is told.
         self._store = (
-            self._attempt(
+            store
+            or self._attempt(
                 ("state", "url"),
                 self._config.state.url,
                 partial(chain.make_store, self._config.state, store_socket, seat),

@@ -53,6 +53,7 @@ from preforkmx.state.decisions import Rate, running
 from preforkmx.state.embedded.client import EmbeddedStore
 from preforkmx.state.fallback import FallbackStore
 from preforkmx.state.local import LocalStore
+from preforkmx.state.looking import LookingStore
 from preforkmx.state.redis import nodes_for
 from preforkmx.state.redis import url as redis_url
 from preforkmx.state.redis.store import RedisStore
@@ -272,7 +273,11 @@ def _sets(store: Store) -> Sets:
 
     :raises BadValue: there is none.
     """
-    first = store.primary if isinstance(store, FallbackStore) else store
+    first: object = store
+    if isinstance(store, FallbackStore):
+        first = store.primary
+    elif isinstance(store, LookingStore):
+        first = store.sets
     if not isinstance(first, RedisStore):
         raise BadValue(
             "has no Redis for its redis_set", "give [state] the url of the Redis that has it"

@@ -218,27 +218,33 @@ async def desk(loaded: Loaded) -> AsyncIterator[Desk]:
 @asynccontextmanager
 async def _started(loaded: Loaded) -> AsyncIterator[Operator]:
     """Start the operator of a configuration's store; the errors are those of :func:`desk`."""
-    state = loaded.config.state
-    if state.url == "local:":
-        raise NoSharedState
-    target = chain.redis_target(state)
-    operator: Operator
-    if target is None:
-        operator = EmbeddedOperator(store_socket(loaded.config.admin.control), deadline=DEADLINE)
-    else:
-        try:
-            nodes = nodes_for(target, deadline=DEADLINE)
-        except OSError as error:
-            what = "names a file that cannot be used"
-            raise ConfigError(
-                [loaded.problem(("state", "url"), what, str(error), value=target.shown)]
-            ) from error
-        operator = RedisOperator(nodes, prefix=state.prefix)
+    operator = make_operator(loaded)
     await operator.start()
     try:
         yield operator
     finally:
         await operator.close()
+
+
+def make_operator(loaded: Loaded) -> Operator:
+    """Return the operator of a configuration's store, not started.
+
+    The errors are those of :func:`desk`.
+    """
+    state = loaded.config.state
+    if state.url == "local:":
+        raise NoSharedState
+    target = chain.redis_target(state)
+    if target is None:
+        return EmbeddedOperator(store_socket(loaded.config.admin.control), deadline=DEADLINE)
+    try:
+        nodes = nodes_for(target, deadline=DEADLINE)
+    except OSError as error:
+        what = "names a file that cannot be used"
+        raise ConfigError(
+            [loaded.problem(("state", "url"), what, str(error), value=target.shown)]
+        ) from error
+    return RedisOperator(nodes, prefix=state.prefix)
 
 
 def _limit_sets(config: Config) -> Iterator[LimitSet]:

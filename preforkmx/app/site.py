@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from preforkmx.config.load import Loaded
     from preforkmx.server import Server
+    from preforkmx.state.decisions import Store
 
 
 def load_configuration(
@@ -135,9 +136,10 @@ class Site:
         """
         self.build_server(WorkerSeat(slot=0, count=1, generation=0))
 
-    def build_server(self, seat: WorkerSeat) -> Server:
+    def build_server(self, seat: WorkerSeat, *, decisions: Store | None = None) -> Server:
         """Return the server of one worker: imports the site's code.
 
+        :param decisions: takes the place of the store that ``[state] url`` names.
         :raises ConfigError: with every reason why there is none.
         """
         store = self._store_plan()
@@ -147,6 +149,7 @@ class Site:
             tls=self.tls,
             store_socket=None if store is None else store.socket,
             seat=seat,
+            store=decisions,
         ).build()
 
     def _store_plan(self) -> StorePlan | None:

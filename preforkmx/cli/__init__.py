@@ -18,6 +18,7 @@ VERBS = {
     "drain": "preforkmx.cli.drain",
     "stop": "preforkmx.cli.drain",
     "state": "preforkmx.cli.state",
+    "explain": "preforkmx.cli.explain",
     "spf": "preforkmx.cli.spf",
     "hash-password": "preforkmx.cli.hash_password",
 }
