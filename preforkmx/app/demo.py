@@ -56,6 +56,9 @@ burst = 6000
 concurrent = 200
 
 [[middleware]]
+use = "preforkmx.app.demo_points:test_points"
+
+[[middleware]]
 use = "greylist"
 delay = "5s"
 exempt_private = false
@@ -94,6 +97,11 @@ def announcement(loaded: Loaded, status: Mapping[str, Any]) -> str:
     lines.append(f"  status      {program()} status")
     if status["admin"]["address"]:
         lines.append(f"  metrics     http://{status['admin']['address']}/metrics")
+    # An application has its own recipients.
+    if delivery is not None:
+        lines.append(
+            "  try         451@example.com, 550@…, slow@…, data-451@…, crash@… as recipients"
+        )
     lines += ["  stop        Control-C", ""]
     plain = [listener for listener in listeners if _takes_plain_smtp(listener)]
     # An application may take mail for nobody that this could name.

@@ -105,7 +105,7 @@ def ports(announced):
 
 
 def test_the_demo_greylists_the_pasted_line_and_then_delivers_it(tmp_path):
-    with demo(tmp_path, PREFORKMX_MIDDLEWARE__1__DELAY="1s") as (_, announced):
+    with demo(tmp_path, PREFORKMX_MIDDLEWARE__2__DELAY="1s") as (_, announced):
         line = announced.splitlines()[-1]
         pasted = subprocess.run(
             ["bash", "-c", line], capture_output=True, text=True, timeout=30, check=True

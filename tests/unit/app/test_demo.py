@@ -94,6 +94,7 @@ def test_the_announcement_says_where_mail_goes_in_and_comes_out(monkeypatch):
     assert "/opt/x/preforkmx status" in text
     assert "  metrics     http://127.0.0.1:41005/metrics\n" in text
     assert "8025" not in text
+    assert "  try         451@example.com, 550@…" in text
 
 
 def test_the_announcement_is_silent_about_an_admin_process_that_is_off():
@@ -102,7 +103,7 @@ def test_the_announcement_is_silent_about_an_admin_process_that_is_off():
 
 
 def test_the_announcement_has_one_line_to_paste_for_the_port_that_is_open():
-    environ = {"PREFORKMX_MIDDLEWARE__1__DELAY": "2s"}
+    environ = {"PREFORKMX_MIDDLEWARE__2__DELAY": "2s"}
     text = announcement(load_configuration(None, None, environ, files=False), STATUS)
     [line] = [line for line in text.splitlines() if line.startswith("python3 ")]
     command, option, script = shlex.split(line)
@@ -112,8 +113,10 @@ def test_the_announcement_has_one_line_to_paste_for_the_port_that_is_open():
     assert "time.sleep(3)" in script
 
 
-def test_an_application_has_nothing_to_paste():
+def test_an_application_has_nothing_to_paste_and_no_test_points():
     loaded = load_configuration(None, "mymx:server", {}, files=False)
+    assert "451@" not in announcement(loaded, STATUS)
+    assert not loaded.config.middleware
     assert "python3 -c" not in announcement(loaded, STATUS)
 
 

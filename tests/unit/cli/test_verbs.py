@@ -132,6 +132,7 @@ def test_every_verb_of_the_interface_is_there(run):
         "drain",
         "stop",
         "state",
+        "explain",
         "spf",
         "hash-password",
     ]
