@@ -11,6 +11,7 @@ from preforkmx.middleware.authentication_results import (
     without_results,
 )
 from preforkmx.middleware.base import Middleware
+from preforkmx.middleware.domains import accept_domains
 from preforkmx.middleware.greylist import Greylist
 from preforkmx.middleware.lift import (
     check_connection,
@@ -35,6 +36,7 @@ __all__ = [
     "Listing",
     "Middleware",
     "Result",
+    "accept_domains",
     "authentication_results",
     "authenticator",
     "check_connection",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from preforkmx.app.chain import make_delivery
+from preforkmx.app.demo_files import make_certificate
 from preforkmx.config.load import Document, load
 from preforkmx.config.schema import Lmtp, Smtp
 from preforkmx.errors import ConfigError
@@ -34,8 +35,9 @@ def read(text, folder=Path()):
 
 def test_the_guide_s_examples_are_deliveries(tmp_path):
     (tmp_path / "password").write_text("s3cret\n")
+    make_certificate(tmp_path / "fullchain.pem", tmp_path / "privkey.pem")
     blocks = re.findall(r"^```toml\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-    for text, model, name in zip(blocks, (Lmtp, Smtp), ("lmtp", "smtp"), strict=True):
+    for text, model, name in zip(blocks, (Lmtp, Smtp, Smtp), ("lmtp", "smtp", "smtp"), strict=True):
         table = read(text, tmp_path).delivery
         assert isinstance(table, model)
         assert make_delivery(table, "mx.example.com", LocalStore()).name == name
