@@ -80,7 +80,9 @@ def restart_problems(old: Plan, new: Plan) -> list[str]:
     """Return what in `new` a reload cannot bring: one store process serves all generations."""
     problems = []
     if new.store != old.store:
-        problems.append("a change of the store process, or of its file, takes a restart")
+        problems.append(
+            "a change of state.url that ends, begins or moves the store process takes a restart"
+        )
     if new.identity != old.identity:
         # The store's socket and database are the old user's.
         problems.append("a change of workers.user or workers.group takes a restart")

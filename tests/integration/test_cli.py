@@ -210,7 +210,7 @@ def refusal(mx):
         ('[workers]\ncuont = 3\n[log]\nlevel = "loud"\n', ["workers.cuont", "log.level"]),
         ('[[middleware]]\nuse = "no_such_module:x"\n', ["no module no_such_module"]),
         ('[admin]\ncontrol = "elsewhere.sock"\n', ["admin.control", "takes a restart"]),
-        ('[state]\nurl = "local:"\n', ["state.url takes a restart"]),
+        ('[state]\nurl = "local:"\n', ["state.url that ends", "takes a restart"]),
     ],
 )
 def test_a_refused_reload_prints_every_reason_and_the_old_workers_go_on(tmp_path, broken, problems):
