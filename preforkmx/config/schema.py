@@ -298,12 +298,13 @@ class Dns(Table):
 
 
 class State(Table):
-    """What the workers know together: rate limits and the greylist."""
+    """What the workers know together: rate limits, the greylist, what LMTP delivered in part."""
 
     url: Annotated[str, StateURL()] = Field(
         default="embedded:",
-        description='`"embedded:"` is a store process of this server; it keeps the greylist in a '
-        'file beside the control socket. `"embedded:PATH"` names that file. A URL of Redis '
+        description='`"embedded:"` is a store process of this server; it keeps the greylist, and '
+        'what LMTP delivered in part, in a file beside the control socket. `"embedded:PATH"` names '
+        "that file. A URL of Redis "
         "(`redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`: "
         "redis.md) is for several machines, and the store process counts while that is away. "
         '`"local:"` is in the memory of each worker: limits then hold in each worker, not over '
