@@ -143,6 +143,9 @@ def postfix(port: int, *, relay_to: int | None = None) -> Iterator[Postfix]:
         MAIN.format(folder=folder, uid=owner.pw_uid, gid=owner.pw_gid, role=role)
     )
     (folder / "etc" / "master.cf").write_text(MASTER.format(port=port))
+    # After a kill postsuper writes to it, as the user that owns the queue.
+    (folder / "log").touch()
+    os.chown(folder / "log", owner.pw_uid, owner.pw_gid)
     running = Postfix(folder, port)
     try:
         running.start()
