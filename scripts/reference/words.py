@@ -126,7 +126,7 @@ REFUSALS = {
         "SPF could not be checked: a temporary error of the DNS (RFC 7208 section 8.6)."
     ),
     ("middleware/spf.py", "550 5.7.24 {text}"): (
-        "The domain's SPF record is invalid, with `on_permerror = \"reject\"`."
+        'The domain\'s SPF record is invalid, with `on_permerror = "reject"`.'
     ),
     ("middleware/tls.py", "530 5.7.0 Must issue a STARTTLS command first"): (
         "At the command that `require_tls` guards, in plain text."

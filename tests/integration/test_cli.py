@@ -144,7 +144,12 @@ def test_the_other_verbs_find_the_demo_and_end_it(tmp_path):
         assert (status.returncode, document["state"], document["pid"]) == (0, "ready", process.pid)
         assert [worker["state"] for worker in document["workers"]] == ["ready", "ready"]
         assert [listener["tls"] for listener in document["listeners"]] == ["starttls", "implicit"]
-        assert document["store"] == {"url": "embedded:", "state": "ready", "away": 0, "process": "ready"}
+        assert document["store"] == {
+            "url": "embedded:",
+            "state": "ready",
+            "away": 0,
+            "process": "ready",
+        }
         assert f"127.0.0.1:{ports(announced)[0]}" in preforkmx("status", cwd=tmp_path).stdout
         stopped = preforkmx("stop", cwd=tmp_path)
         assert (stopped.returncode, process.wait(10)) == (0, 0)

@@ -109,7 +109,9 @@ def test_a_configuration_that_is_wrong_is_refused_with_every_reason(mx: MX) -> N
 def test_a_change_that_takes_a_restart_is_refused(mx: MX) -> None:
     whole = mx.config.read_text()
     mx.config.write_text(f'{whole}\n[state]\nurl = "local:"\n')
-    refused(mx, "a change of state.url that ends, begins or moves the store process takes a restart")
+    refused(
+        mx, "a change of state.url that ends, begins or moves the store process takes a restart"
+    )
     mx.config.write_text(whole)
     upgrade(mx)
 

@@ -9,8 +9,8 @@ import pytest
 from tests.integration.mx import serving
 from tests.integration.peers.certificate import tls_table
 from tests.integration.peers.programs import swaks
-from tests.integration.waiting import until
 from tests.integration.peers.site import PASSWORD, SITE, USER, noted
+from tests.integration.waiting import until
 
 pytestmark = pytest.mark.integration
 

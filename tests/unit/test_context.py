@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from preforkmx import Context
-from preforkmx.context import SessionInfo, Signal, Usage
+from preforkmx.context import SessionInfo, Signal
 
 
 class Key:

@@ -155,8 +155,10 @@ def test_aliases_that_go_in_circles_are_refused_each_circle_once(write):
         "e@x.example: d@x.example\n"
     )
     assert problems_of(path) == [
-        ":3: c@x.example goes in a circle: "
-        "a@x.example -> b@x.example -> c@x.example -> a@x.example",
+        (
+            ":3: c@x.example goes in a circle: "
+            "a@x.example -> b@x.example -> c@x.example -> a@x.example"
+        ),
         ":5: e@x.example goes in a circle: d@x.example -> e@x.example -> d@x.example",
     ]
 

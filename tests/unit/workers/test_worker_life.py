@@ -59,7 +59,9 @@ class Office:
         """Let a worker run; it must be gone in 15 s."""
         server = Server(hostname="mx.example.com")
         server.use(Middleware(lifespan=lifespan))
-        return asyncio.ensure_future(asyncio.wait_for(Worker(self.setup, server, self.seat).run(), 15))
+        return asyncio.ensure_future(
+            asyncio.wait_for(Worker(self.setup, server, self.seat).run(), 15)
+        )
 
     async def hear(self, kind: str) -> Message:
         """Wait for a message of this kind."""
