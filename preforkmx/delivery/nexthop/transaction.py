@@ -21,9 +21,10 @@ CHUNK = 65536
 """Octets of a message that go on together; BDAT gathers as many."""
 MAX_UNANSWERED = 8
 """BDAT commands that may be under way."""
-NOT_ABOUT_THE_MESSAGE = frozenset({503, 530, 534, 535, 538})
-"""Replies to MAIL, RCPT and DATA that speak of the session: of the order of commands (a server
-that lost the transaction), of AUTH and of TLS (RFC 4954 section 6, RFC 3207 section 4)."""
+NOT_ABOUT_THE_MESSAGE = frozenset({500, 502, 503, 530, 534, 535, 538})
+"""Replies to MAIL, RCPT and DATA that speak of the session: commands that are not known (or a
+server that fails for a bug), their order (one that lost the transaction), AUTH and TLS (RFC 5321
+section 4.2.4, RFC 4954 section 6, RFC 3207 section 4)."""
 
 
 class Transaction:

@@ -79,6 +79,7 @@ async def offer(client, *recipients, message=MESSAGE, sender="a@example.org"):
         ("MAIL", "550-a\r\n551 b", 451, "4.5.0 The next hop is not available, try again later"),
         ("RCPT", "550 No", 550, "5.0.0 No"),
         ("RCPT", "550-5.1.1 No\r\n550 5.1.1 such user", 550, "5.1.1 No such user"),
+        ("RCPT", "502 Bug", 451, "4.4.1 The next hop is not available, try again later"),
         ("RCPT", "421 bye", 451, "4.4.2 The next hop is not available, try again later"),
         ("DATA", "554 5.7.1 No mail", 554, "5.7.1 No mail"),
         ("DATA", "250 what", 451, "4.5.0 The next hop is not available, try again later"),
