@@ -10,22 +10,17 @@ from preforkmx.app import code
 from preforkmx.app.cores import usable_cores
 from preforkmx.app.resolver import resolver_of
 from preforkmx.config import values
-from preforkmx.config.schema import (
+from preforkmx.config.delivery_tables import Discard, Lmtp, Maildir, NextHop, SiteDelivery, Smtp
+from preforkmx.config.middleware_tables import (
     RBL,
     SPF,
     AuthenticationResults,
-    Discard,
     Greylist,
-    Lmtp,
-    Maildir,
-    NextHop,
     RateLimit,
     Recipients,
     RequireAuth,
     RequireTLS,
-    SiteDelivery,
     SiteMiddleware,
-    Smtp,
     Users,
 )
 from preforkmx.config.values import BadValue
@@ -64,7 +59,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from preforkmx.app.resolver import SharedResolver
-    from preforkmx.config.schema import AnyDelivery, AnyMiddleware, State
+    from preforkmx.config.delivery_tables import AnyDelivery
+    from preforkmx.config.middleware_tables import AnyMiddleware
+    from preforkmx.config.schema import State
     from preforkmx.middleware.recipients_source import Source
     from preforkmx.state.decisions import Store
     from preforkmx.state.redis.url import Target

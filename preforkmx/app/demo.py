@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from preforkmx.config.delivery_tables import Maildir
 from preforkmx.config.load import Document
-from preforkmx.config.schema import Greylist, Maildir
+from preforkmx.config.middleware_tables import Greylist
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from preforkmx.app import chain
 from preforkmx.app.site import store_socket
-from preforkmx.config.schema import Greylist, RateLimit
+from preforkmx.config.middleware_tables import Greylist, RateLimit
 from preforkmx.errors import ConfigError
 from preforkmx.middleware.rate_limit import connection_limits, rate_name
 from preforkmx.state.decisions import GreylistSettings

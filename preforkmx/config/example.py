@@ -10,23 +10,16 @@ import inspect
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from preforkmx.config.schema import (
-    DELIVERIES,
-    MIDDLEWARE,
-    Config,
-    ListenerTable,
-    Maildir,
-    SiteDelivery,
-    SiteMiddleware,
-    Table,
-    inner_tables,
-    table_model,
-)
+from preforkmx.config.delivery_tables import DELIVERIES, Maildir, SiteDelivery
+from preforkmx.config.middleware_tables import MIDDLEWARE, SiteMiddleware
+from preforkmx.config.schema import Config, ListenerTable, inner_tables, table_model
 from preforkmx.config.show import plain
 from preforkmx.config.toml import dump_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from preforkmx.config.table import Table
 
 _HEAD = """\
 Configuration of preforkmx.

@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from preforkmx.config.delivery_tables import DELIVERIES, AnyDelivery
 from preforkmx.config.kinds import NOT_YET, kind_of, meant
+from preforkmx.config.middleware_tables import MIDDLEWARE, AnyMiddleware
 from preforkmx.config.names import BadElements
 from preforkmx.config.problem import Problem
 from preforkmx.config.schema import (
-    DELIVERIES,
-    LATER_DELIVERIES,
-    LATER_MIDDLEWARE,
-    MIDDLEWARE,
     Admin,
-    AnyDelivery,
-    AnyMiddleware,
     Config,
     Dns,
     Extensions,
@@ -27,7 +23,6 @@ from preforkmx.config.schema import (
     ListenerTable,
     Log,
     State,
-    Table,
     Tls,
     Workers,
     table_model,
@@ -41,6 +36,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
     from preforkmx.config.keys import Path
+    from preforkmx.config.table import Table
 
 ENTRY_POINTS = "preforkmx.middleware"
 """The group of entry points that name middleware."""
@@ -156,9 +152,9 @@ def _use_problem(path: Path, table: dict[str, Any]) -> Problem | None:
     use = table.get("use")
     if path[0] == "middleware":
         installed = entry_points(group=ENTRY_POINTS).names
-        known, later = {*MIDDLEWARE, *installed}, LATER_MIDDLEWARE
+        known = {*MIDDLEWARE, *installed}
     elif path[0] == "delivery":
-        known, later = {*DELIVERIES}, LATER_DELIVERIES
+        known = {*DELIVERIES}
     else:
         return None
     choices = f"one of {', '.join(sorted(known))}, or MODULE:OBJECT"
@@ -166,8 +162,6 @@ def _use_problem(path: Path, table: dict[str, Any]) -> Problem | None:
         return Problem((*path, "use"), "is required", choices)
     if not isinstance(use, str) or ":" in use or use in known:
         return None
-    if use in later:
-        return Problem((*path, "use"), NOT_YET, value=use)
     hint = meant(use, known) or choices
     return Problem((*path, "use"), f"is no {path[0]}", hint, use)
 

@@ -6,22 +6,17 @@ import inspect
 import sys
 from typing import TYPE_CHECKING
 
+from preforkmx.config.delivery_tables import DELIVERIES, SiteDelivery
 from preforkmx.config.kinds import kind_of
-from preforkmx.config.schema import (
-    DELIVERIES,
-    MIDDLEWARE,
-    Config,
-    SiteDelivery,
-    SiteMiddleware,
-    Table,
-    inner_tables,
-    table_model,
-)
+from preforkmx.config.middleware_tables import MIDDLEWARE, SiteMiddleware
+from preforkmx.config.schema import Config, inner_tables, table_model
 from preforkmx.config.show import plain
 from preforkmx.config.toml import dump_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from preforkmx.config.table import Table
 
 _HEAD = """\
 # Configuration

@@ -13,19 +13,17 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from preforkmx.config.certificate import certificate_problems
-from preforkmx.config.problem import Problem
-from preforkmx.config.schema import (
+from preforkmx.config.delivery_tables import Maildir, NextHop, Smtp
+from preforkmx.config.middleware_tables import (
     RBL,
     AuthenticationResults,
     Greylist,
-    Maildir,
-    NextHop,
     RateLimit,
     Recipients,
     RequireAuth,
-    Smtp,
     Users,
 )
+from preforkmx.config.problem import Problem
 from preforkmx.middleware.rbl import MAX_LISTS
 from preforkmx.session.listener import split_address
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from preforkmx.config.delivery_tables import Lmtp, Smtp
 from preforkmx.config.kinds import kind_of
-from preforkmx.config.schema import Config, Lmtp, Smtp, Table
+from preforkmx.config.schema import Config
+from preforkmx.config.table import Table
 from preforkmx.config.toml import dump_key, dump_value, mask
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import pytest
 from preforkmx.app.chain import make_middleware
 from preforkmx.app.resolver import SharedResolver
 from preforkmx.config.load import Document, load
-from preforkmx.config.schema import RBL, Dns
+from preforkmx.config.middleware_tables import RBL
+from preforkmx.config.schema import Dns
 from preforkmx.config.show import show
 from preforkmx.errors import ConfigError
 from preforkmx.middleware import rbl_health, rbl_lookup

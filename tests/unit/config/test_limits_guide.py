@@ -10,8 +10,9 @@ from pathlib import Path
 from preforkmx.app.chain import make_middleware
 from preforkmx.app.resolver import SharedResolver
 from preforkmx.config.load import Document, load
+from preforkmx.config.middleware_tables import RateLimit, Users
 from preforkmx.config.rules import LIMITS
-from preforkmx.config.schema import Dns, RateLimit, Users
+from preforkmx.config.schema import Dns
 from preforkmx.context import Context
 from preforkmx.model import Peer
 from preforkmx.state.decisions import ConnectionLimits, Rate

@@ -8,8 +8,10 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from preforkmx.config.delivery_tables import Discard, Maildir
 from preforkmx.config.load import LARGEST_FILE, Document, load, read_document
-from preforkmx.config.schema import Config, Discard, Greylist, Maildir, RateLimit, SiteMiddleware
+from preforkmx.config.middleware_tables import Greylist, RateLimit, SiteMiddleware
+from preforkmx.config.schema import Config
 from preforkmx.config.values import Rate
 from preforkmx.errors import ConfigError
 

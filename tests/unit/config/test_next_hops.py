@@ -9,8 +9,8 @@ import pytest
 
 from preforkmx.app.chain import make_delivery
 from preforkmx.app.demo_files import make_certificate
+from preforkmx.config.delivery_tables import Lmtp, Smtp
 from preforkmx.config.load import Document, load
-from preforkmx.config.schema import Lmtp, Smtp
 from preforkmx.errors import ConfigError
 from preforkmx.state.local import LocalStore
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from preforkmx.config.load import Document, load
-from preforkmx.config.schema import AuthenticationResults, Recipients
+from preforkmx.config.middleware_tables import AuthenticationResults, Recipients
 from preforkmx.middleware.addresses import Recipient
 from preforkmx.middleware.recipients_file import read_recipients
 

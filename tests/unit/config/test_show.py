@@ -14,11 +14,14 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from preforkmx.config.delivery_tables import DELIVERIES
 from preforkmx.config.example import example
 from preforkmx.config.load import Document, load
+from preforkmx.config.middleware_tables import MIDDLEWARE
 from preforkmx.config.reference import reference
-from preforkmx.config.schema import DELIVERIES, MIDDLEWARE, Config, Table
+from preforkmx.config.schema import Config
 from preforkmx.config.show import json_schema, show
+from preforkmx.config.table import Table
 from preforkmx.config.toml import dump_key, dump_value, excerpt, mask
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "configuration.md"

@@ -10,7 +10,8 @@ import pytest
 from preforkmx.app.chain import make_middleware
 from preforkmx.app.resolver import SharedResolver
 from preforkmx.config.load import Document, load
-from preforkmx.config.schema import SPF, Dns
+from preforkmx.config.middleware_tables import SPF
+from preforkmx.config.schema import Dns
 from preforkmx.errors import ConfigError
 from preforkmx.middleware import spf_check, spf_names, spf_query
 from preforkmx.state.local import LocalStore

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from preforkmx.config.load import Document, load
-from preforkmx.config.schema import RequireAuth, Users
+from preforkmx.config.middleware_tables import RequireAuth, Users
 
 GUIDE = Path(__file__).parents[3] / "docs" / "how-to" / "authenticate-users.md"
 
