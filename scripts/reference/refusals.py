@@ -91,10 +91,10 @@ def _refusal(module: str, tree: ast.Module, call: ast.Call) -> Refusal | None:
 
 
 def _passed_on(module: str, call: ast.Call) -> bool:
-    """Whether it is what another server said: words.PASSED_ON tells of it in one line."""
+    """Whether somebody else chose its code: words.PASSED_ON tells of it in one line."""
     code, enhanced = call.args[0], {each.arg: each.value for each in call.keywords}.get("enhanced")
     computed = isinstance(enhanced, ast.expr) and not isinstance(enhanced, ast.Tuple)
-    return module in PASSED_ON and (computed or isinstance(code, ast.Attribute))
+    return module in PASSED_ON and (computed or not isinstance(code, ast.Constant))
 
 
 def _enhanced(code: int, node: ast.expr | None) -> tuple[int, int, int]:

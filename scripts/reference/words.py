@@ -158,9 +158,13 @@ PASSED_ON = {
         "answer about the message: `451 4.4.1`, `4.4.2` or `4.5.0`, `The next hop is not available, "
         "try again later`."
     ),
+    "app/demo_points.py": (
+        "The demo answers RCPT of `451@…`, `550@…` and any other code with it, and the message to "
+        "`data-451@…` and the like: `This is a test point of the demo`."
+    ),
     "delivery/callout.py": (
         "`recipients` with a back end answers RCPT with that one's own 5xx where it speaks of the "
         "mailbox (X.2.X: it is full, or disabled)."
     ),
 }
-"""The modules that pass on what another server said, and how."""
+"""The modules whose refusals have a code that somebody else chose, and how."""

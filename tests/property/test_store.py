@@ -19,8 +19,10 @@ from hypothesis.stateful import (
 
 from preforkmx.state.decisions import (
     BUDGETS,
+    GIVE_BACK,
     NOTHING,
     PREPAID,
+    UNLIMITED,
     ConnectionLimits,
     GreylistSettings,
     GreylistState,
@@ -450,6 +452,8 @@ def _client(clients):
 numbers = st.integers(0, (1 << 64) - 1)
 small = st.integers(0, 1 << 40)
 spent = st.builds(Spent, numbers, numbers, numbers, numbers, numbers) | st.just(NOTHING)
+units = st.integers(GIVE_BACK, UNLIMITED)
+wanted = st.builds(Spent, units, units, units, units, units) | st.just(NOTHING)
 budgeted = st.builds(
     ConnectionLimits,
     name=st.text(max_size=8),
@@ -462,7 +466,7 @@ commands = st.one_of(
     st.builds(frames.take, numbers, numbers, st.binary(max_size=80)),
     st.builds(frames.hold, small, st.binary(max_size=80)),
     st.builds(frames.close, small | few),
-    st.builds(frames.settle, few, spent, spent),
+    st.builds(frames.settle, few, spent, wanted),
     st.builds(frames.close_account, few, spent),
     st.builds(frames.hold_account, few, st.binary(min_size=4, max_size=8), budgeted),
     st.builds(frames.open_connection, few, st.binary(min_size=4, max_size=8), budgeted),

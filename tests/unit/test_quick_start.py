@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import re
@@ -126,7 +127,8 @@ def test_the_relay_limits_requires_tls_checks_spf_and_hands_on(make, tmp_path, m
 
 
 def test_they_are_ten_lines():
-    assert len(ten_lines().splitlines()) == 10
+    # Logical lines: the formatter may break one in two.
+    assert len(ast.parse(ten_lines()).body) == 10
 
 
 def test_the_application_is_one_for_serve(tmp_path, monkeypatch):

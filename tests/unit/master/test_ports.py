@@ -134,9 +134,11 @@ def test_drops_are_counted_and_stay_counted_when_their_socket_goes() -> None:
     with closing(port):
         assert port.dropped() == 0
         assert not any(reached(number(port)) for _ in range(8))
+        # Which socket a connection is led to is the kernel's choice.
+        while not dropped_segments(port.sockets[1]):
+            assert not reached(number(port))
         before = port.dropped()
         assert before >= 8
-        assert dropped_segments(port.sockets[1]) > 0
         port.shrink()
         assert port.dropped() >= before
 
