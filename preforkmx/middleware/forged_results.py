@@ -7,6 +7,9 @@ header otherwise, and nothing of the body, which passes as it is.
 A message with BODY=BINARYMIME may hold CR and LF that stand alone. Some who read it take them for
 line ends and some do not, and neither may find a forged field: a field begins behind either of
 them, and the header ends only where it does for everybody, at an empty line between CRLFs.
+
+Lines that begin with a space or a tab and stand in front of any field are taken out as well: they
+would continue the field that this server adds in front of the message.
 """
 
 from __future__ import annotations
@@ -68,6 +71,7 @@ class ForgedResults:
         self._before = b"\r\n"
         self._held = b""
         self._fields = 0
+        self._begun = False
         self._taking_out = False
         self.passed_header = False
         """The header is over: whatever comes passes, and need not be fed any more."""
@@ -76,6 +80,9 @@ class ForgedResults:
         """Take what came, and return what passes."""
         if self.passed_header:
             return octets
+        if octets and not self._begun:
+            # What continues nothing would continue the field that is put in front of it.
+            self._begun, self._taking_out = True, octets[:1] in (b" ", b"\t")
         return self._look_through(octets, whole=False)
 
     def end(self) -> bytes:

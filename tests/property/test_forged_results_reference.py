@@ -67,6 +67,8 @@ def reference(message: bytes) -> bytes:
     """Return what is to pass: line by line, octet by octet, with all of it at hand."""
     out = b""
     rest = message
+    if rest.startswith((b" ", b"\t")):
+        rest = rest[len(whole_field(rest)) :]
     while rest:
         if rest.startswith(b"\r\n") and (b"\r\n" + out).endswith(b"\r\n"):
             return out + rest
@@ -158,6 +160,7 @@ def _skip(octets: list[int]) -> None:
     b"A: b\nAuthentication-Results: x\n\r\nAuthentication-Results: mx.example.com;\r\n\r\n", []
 )
 @example(b"\r\nAuthentication-Results: mx.example.com; in the body\r\n", [1])
+@example(b"\t; dkim=pass\r\n y\r\n\r\nAuthentication-Results: mx.example.com; x\r\n", [1])
 def test_what_passes_is_what_the_slow_reader_lets_pass(message: bytes, cuts: list[int]) -> None:
     assert filtered(message, cuts) == reference(message)
 
@@ -193,8 +196,16 @@ def test_no_reader_finds_a_field_of_ours_afterwards(message: bytes) -> None:
 
 @given(MESSAGES)
 def test_a_message_without_such_a_field_passes_as_it_is(message: bytes) -> None:
-    if b"authentication-results" not in message.lower():
+    if b"authentication-results" not in message.lower() and message[:1] not in (b" ", b"\t"):
         assert filtered(message, [5, 9]) == message
+
+
+@pytest.mark.parametrize("rest", [b"A: b\r\n\r\n body", b"\r\n body", b""])
+def test_lines_that_would_continue_our_own_field_are_taken_out(rest: bytes) -> None:
+    message = b"\t; dkim=pass header.d=bank.example\r\n ; spf=pass\r\n" + rest
+    for cut in range(len(message) + 1):
+        assert filtered(message, [cut]) == rest
+    assert filtered(message, list(range(len(message)))) == rest
 
 
 def test_what_is_filtered_twice_is_the_same() -> None:
