@@ -250,7 +250,7 @@ class EmbeddedStore:
         try:
             async with asyncio.timeout(self._deadline):
                 await loop.create_unix_connection(lambda: connection, str(self._path))
-            connection.tell(b"".join(self._greeting()))
+            connection.greet(b"".join(self._greeting()))
             self._connection = connection
             attempted.set()
             await connection.lost.wait()
@@ -289,6 +289,7 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []
+        self._most = MAX_UNSENT
         self._rest = b""
         #: What came of the grants that belong to the next reply.
         self._grants: list[int] = []
@@ -333,10 +334,18 @@ class _Connection(asyncio.Protocol):
         future: asyncio.Future[_Reply | None] = self._loop.create_future()
         deadline = self._loop.time() + self._deadline
         self._waiting.append(_Question(future, deadline, lease))
+        if self._timer is not None and self._timer.when() > deadline:
+            self._timer.cancel()  # it waits for what is overdue
+            self._timer = None
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._look_at_deadlines)
         self.tell(frame)
         return future
+
+    def greet(self, greeting: bytes) -> None:
+        """Send what comes first, however many leases it holds again: the bound is for the rest."""
+        self._most += len(greeting)
+        self.tell(greeting)
 
     def tell(self, frame: bytes) -> None:
         """Send a command at the end of this turn of the event loop; nothing once it is lost."""
@@ -351,7 +360,7 @@ class _Connection(asyncio.Protocol):
             return
         self._transport.write(b"".join(self._unsent))
         self._unsent.clear()
-        if self._transport.get_write_buffer_size() > MAX_UNSENT:
+        if self._transport.get_write_buffer_size() > self._most:
             self.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -405,6 +414,9 @@ class _Connection(asyncio.Protocol):
         elif waiting:
             # All have the same span, so the oldest question is the first to be due.
             self._timer = self._loop.call_at(waiting[0].deadline, self._look_at_deadlines)
+        elif overdue:
+            silent = overdue[0].deadline + SILENCE
+            self._timer = self._loop.call_at(silent, self._look_at_deadlines)
 
 
 def _fail(question: _Question) -> None:

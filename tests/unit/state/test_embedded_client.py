@@ -15,11 +15,13 @@ from preforkmx.state.decisions import (
     NOTHING,
     ConnectionLimits,
     GreylistSettings,
+    Lease,
     Rate,
     Spent,
     running,
 )
 from preforkmx.state.embedded import EmbeddedStore, client, frames
+from preforkmx.state.limits import lease_key
 
 HOST = ip_address("192.0.2.1")
 RATE = Rate(count=1, period=1.0, burst=1000)
@@ -239,8 +241,28 @@ def test_a_connection_that_takes_no_more_octets_is_given_up(tmp_path, monkeypatc
     asyncio.run(main())
 
 
-def test_a_connection_that_stays_silent_is_given_up_for_a_new_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "SILENCE", 0.0)
+def test_a_greeting_may_be_larger_than_what_may_wait_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "MAX_UNSENT", 1000)
+
+    async def main():
+        with socket.socket(socket.AF_UNIX) as sock:  # listens, and never accepts
+            sock.bind(str(tmp_path / "s"))
+            sock.listen(1)
+            store = EmbeddedStore(tmp_path / "s", deadline=30.0)
+            keys = (lease_key("in", HOST.packed),)
+            store._leases = {n: Lease(n, keys, store, HOST, ONE) for n in range(1, 40_001)}
+            async with running(store):
+                connection = store._connection
+                await asyncio.sleep(0.01)
+                assert connection._transport.get_write_buffer_size() > 1000
+                assert store._connection is connection
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("silence", [0.0, 0.05])
+def test_a_connection_that_stays_silent_is_given_up_for_a_new_one(tmp_path, monkeypatch, silence):
+    monkeypatch.setattr(client, "SILENCE", silence)
     monkeypatch.setattr(client, "FIRST_PAUSE", 0.001)
 
     async def main():
