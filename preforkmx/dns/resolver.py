@@ -236,8 +236,9 @@ class Resolver:
             return await waiter
         finally:
             flight.waiters.discard(waiter)
-            if not flight.waiters and self._queue.pop(key, None) is not None:
-                del self._flights[key]
+            # Another flight may have the key by now.
+            if not flight.waiters and self._queue.get(key) is flight:
+                del self._queue[key], self._flights[key]
 
     def _admit(self, key: Key, now: float) -> _Flight:
         if self._asked >= self._most_asked and len(self._queue) >= self._most_queued:

@@ -441,3 +441,29 @@ def test_what_is_known_is_told_without_waiting_and_what_failed_is_not(run):
             assert resolver.counters.cached == 1
 
     run(scenario())
+
+
+def test_who_learns_of_an_answer_does_not_take_the_next_question_for_it_out_of_the_queue(run):
+    async def scenario():
+        async with (
+            NameServer() as server,
+            Resolver([server.address], asked=1, timeout=2) as resolver,
+        ):
+            # Nothing is kept: each question is a new one.
+            server.add("a.example. 0 IN A 192.0.2.1", "b.example. 0 IN A 192.0.2.2")
+
+            async def caller(then):
+                await resolver.a("a.example")
+                return await resolver.a(then)
+
+            # The first takes the only place, the second waits for its turn, and behind them the
+            # others learn of the answer to what was asked before.
+            names = ["b.example", *["a.example"] * 3]
+            async with asyncio.timeout(3):
+                found = await asyncio.gather(*map(caller, names))
+            a, b = (ip_address("192.0.2.1"),), (ip_address("192.0.2.2"),)
+            assert found == [b, a, a, a]
+            assert not resolver._flights
+            assert not resolver._queue
+
+    run(scenario())
