@@ -283,9 +283,11 @@ class Transaction:
     async def _replies(self, link: Link) -> list[Reply | NextHopError]:
         replies: list[Reply | NextHopError] = []
         expected = link.client.awaits
+        # One time for all of them: who has a copy must be remembered before the handler's is over.
+        until = self._loop.time() + self._settings.timeouts.end
         try:
             while len(replies) < expected:
-                replies.append(await link.reply(self._settings.timeouts.end))
+                replies.append(await link.reply(max(0.0, until - self._loop.time())))
         except NextHopError as error:
             replies.extend([error] * (expected - len(replies)))
         return replies
