@@ -127,6 +127,8 @@ class Pool:
             or not link.client.reusable
             or link.transactions >= self.settings.reuse
             or self.settings.forward == "proxy"
+            # Nobody can tell it of another client.
+            or (link.about is not None and "XCLIENT" not in link.client.offers)
             or self.settings.idle <= 0
         ):
             self._drop(link)
