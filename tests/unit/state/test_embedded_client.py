@@ -249,7 +249,7 @@ def test_a_greeting_may_be_larger_than_what_may_wait_otherwise(tmp_path, monkeyp
             sock.bind(str(tmp_path / "s"))
             sock.listen(1)
             store = EmbeddedStore(tmp_path / "s", deadline=30.0)
-            keys = (lease_key("in", HOST.packed),)
+            keys = (lease_key(b"in", HOST.packed),)
             store._leases = {n: Lease(n, keys, store, HOST, ONE) for n in range(1, 40_001)}
             async with running(store):
                 connection = store._connection

@@ -425,6 +425,24 @@ def test_one_task_renews_by_itself(redis, connected, run, until, monkeypatch):
     run(scenario())
 
 
+def test_many_keys_are_renewed_in_several_turns(redis, connected, run, monkeypatch):
+    monkeypatch.setattr(module, "RENEW_KEYS", 1)
+
+    async def scenario():
+        async with connected() as store:
+            for host in (HOST, NEIGHBOUR):
+                assert (await store.open_connection(host, PLACES)).admitted
+            before = asyncio.get_running_loop().time()
+            await asyncio.sleep(0.01)
+            assert store.renew(before)
+            assert not store.renew(before)
+            assert min(store._places.values()) >= before
+            await store.nodes.close()
+            assert not store.renew(float("inf"))
+
+    run(scenario())
+
+
 def test_a_lease_that_redis_has_forgotten_is_counted_again(redis, connected, run):
     async def scenario():
         async with connected() as store:
