@@ -4,6 +4,7 @@
 
     NextHopError              nothing was decided about the message: 451
     ├── LinkLost              the connection is gone
+    ├── NoConnection          no connection was made
     ├── NoReply               no reply, or no room for octets, within a phase's time
     ├── Nonsense              what came is no reply, or none that this command can have
     ├── NotReady              the server cannot be used: its greeting, EHLO, TLS or AUTH
@@ -27,6 +28,10 @@ class NextHopError(PreforkmxError):
 
 class LinkLost(NextHopError):
     """The connection is gone."""
+
+
+class NoConnection(NextHopError):
+    """No connection was made."""
 
 
 class NoReply(NextHopError):

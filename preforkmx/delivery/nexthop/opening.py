@@ -8,7 +8,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from preforkmx.delivery.nexthop.client import Client
-from preforkmx.delivery.nexthop.errors import LinkLost, NextHopError, NoReply, NotReady
+from preforkmx.delivery.nexthop.errors import LinkLost, NextHopError, NoConnection, NotReady
 from preforkmx.delivery.nexthop.link import Link
 from preforkmx.delivery.nexthop.proxy import proxy_header, xclient
 
@@ -131,9 +131,9 @@ class _Opening:
                     await loop.create_connection(lambda: link, server.host, server.port)
         except TimeoutError as error:
             link.abort()
-            raise NoReply("no connection in time") from error
+            raise NoConnection("no connection in time") from error
         except OSError as error:
-            raise LinkLost(f"no connection: {error.strerror or error}") from error
+            raise NoConnection(f"no connection: {error.strerror or error}") from error
         return link
 
     async def _greeted(self, link: Link) -> None:

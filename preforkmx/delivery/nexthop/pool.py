@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from preforkmx.delivery.nexthop.errors import AllAway, NextHopError
+from preforkmx.delivery.nexthop.errors import AllAway, LinkLost, NextHopError, NoReply, NotReady
 from preforkmx.delivery.nexthop.opening import open_link
 from preforkmx.delivery.nexthop.servers import Server
 
@@ -203,7 +203,16 @@ class Pool:
         try:
             link = await open_link(server, self.settings, peer, until)
         except NextHopError as error:
-            server.failed(attempt, self._loop.time(), error)
+            if (
+                self.settings.forward == "proxy"
+                and peer is not None
+                and isinstance(error, NotReady | LinkLost | NoReply)
+            ):
+                # It may speak of this client, of whom the PROXY header told.
+                logger.info("%s cannot be used for one client: %s", server.address, error)
+                server.given_up()
+            else:
+                server.failed(attempt, self._loop.time(), error)
             return None
         except BaseException:
             server.given_up()

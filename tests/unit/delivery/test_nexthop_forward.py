@@ -28,3 +28,31 @@ def test_a_link_that_takes_no_other_client_is_not_used_again(run, goes_on):
             assert hop.verbs().count("XCLIENT") == (1 if goes_on else 2)
 
     run(test())
+
+
+@pytest.mark.parametrize("greeting", ["554 5.7.1 Not you", None])
+def test_a_client_that_is_refused_behind_a_proxy_header_is_no_failure_of_the_server(run, greeting):
+    async def test():
+        async with backend() as hop:
+            hop.head = 28
+            async with client_of(relay(hop, forward="proxy")) as client:
+                good, hop.greeting = hop.greeting, greeting
+                assert (await client.command("MAIL FROM:<a@example.org>")).code == 451
+                hop.greeting = good
+                # It does not rest.
+                assert (await deliver(client)).code == 250
+
+    run(test())
+
+
+def test_a_proxied_server_that_cannot_be_reached_rests(run):
+    async def test():
+        async with backend() as hop:
+            hop.head = 28
+            async with client_of(relay(hop, forward="proxy")) as client:
+                await hop.stop()
+                assert (await client.command("MAIL FROM:<a@example.org>")).code == 451
+                await hop.start()
+                assert (await client.command("MAIL FROM:<a@example.org>")).code == 451
+
+    run(test())
