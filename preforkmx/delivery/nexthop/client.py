@@ -80,6 +80,7 @@ class Client:
         self._chunks = False
         self._ready = False
         self._closing = False
+        self._unasked = False
         self._broken = False
         self._eof = False
 
@@ -93,6 +94,7 @@ class Client:
         if not self._awaited and not self._closing:
             # A server that closes an idle connection may say so first: 421, and nobody reads it.
             self._closing = True
+            self._unasked = True
         self._parser.feed(octets)
         if self._parser.pending > MAX_UNREAD + FOR_EACH * len(self._awaited):
             raise self._nonsense("the server says more than it is asked")
@@ -119,7 +121,8 @@ class Client:
                 self._broken = True
                 raise LinkLost("the server closed the connection")
             return None
-        if not self._awaited:
+        if not self._awaited or (self._unasked and reply.kind < 4):
+            # An error may come early; a success would be taken for the next command's.
             raise self._nonsense(f"unasked: {reply}")
         awaited = self._awaited.popleft()
         if reply.code == 421:

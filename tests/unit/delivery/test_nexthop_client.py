@@ -333,3 +333,20 @@ def test_servers_are_host_and_port_or_a_socket(address, place):
 def test_what_is_no_server_is_refused(address):
     with pytest.raises(ValueError):
         split(address)
+
+
+@pytest.mark.parametrize("early", [b"250 stray\r\n", b"452 full\r\n", b"421 bye\r\n"])
+def test_what_comes_before_the_end_of_the_message_is_no_success_of_it(early):
+    client = in_transaction()
+    client.data()
+    client.receive_data(b"354 go\r\n")
+    client.next_reply()
+    client.content(b"x\r\n")
+    client.receive_data(early)
+    client.end_of_data()
+    if early.startswith(b"2"):
+        with pytest.raises(Nonsense):
+            client.next_reply()
+    else:
+        assert client.next_reply().code == int(early[:3])
+    assert not client.reusable
