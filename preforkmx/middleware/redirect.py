@@ -96,14 +96,21 @@ async def _deliver(
     )
     try:
         return await handler(ctx, peer, inner)
+    except SMTPError as error:
+        about = error
+        for target, place in zip(targets, places, strict=True):
+            about = _about(envelope.recipients[place[0]], target, about)
+        if about is error:
+            raise
+        raise about from error
     finally:
-        for place, error in inner.rejections.items():
-            for index in places[place] if place < len(places) else ():
+        for number, rejection in inner.rejections.items():
+            for index in places[number] if number < len(places) else ():
                 before = envelope.rejections.get(index)
                 # A 4xx among them brings the message again: nobody loses his copy.
-                if before is None or (before.code >= 500 and error.code < 500):
-                    about = _about(envelope.recipients[index], targets[place], error)
-                    envelope.reject_recipient(index, about)
+                if before is None or (before.code >= 500 and rejection.code < 500):
+                    renamed = _about(envelope.recipients[index], targets[number], rejection)
+                    envelope.reject_recipient(index, renamed)
 
 
 def _about(recipient: str, target: str, error: SMTPError) -> SMTPError:

@@ -96,6 +96,16 @@ def test_what_a_handler_raises_is_raised():
         deliver(envelope("list@x.example"), handler)
 
 
+def test_what_a_handler_raises_names_nobody_behind_the_recipient():
+    async def handler(_ctx, _peer, _inner):
+        raise SMTPError(550, "<A@x.example> and <b@x.example> are full")
+
+    with pytest.raises(SMTPError) as caught:
+        deliver(envelope("list@x.example"), handler)
+    assert caught.value.code == 550
+    assert caught.value.message == "<list@x.example> and <list@x.example> are full"
+
+
 def test_a_recipient_is_redirected_to_somebody():
     with pytest.raises(ValueError, match="at least one"):
         envelope("a@x.example").redirect("a@x.example")
