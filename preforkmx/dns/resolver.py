@@ -276,7 +276,8 @@ class Resolver:
                 flight.until = min(flight.deadline, now + self.timeout / self._tries)
             if self.send(flight, upstream, now):
                 return
-        self.finish(flight, flight.failure or Failure(DNSTimeout, self._silence(flight)))
+        if not flight.ended:
+            self.finish(flight, flight.failure or Failure(DNSTimeout, self._silence(flight)))
 
     def _choose(self, flight: _Flight, now: float, *, again: bool) -> Upstream | None:
         """Return who is asked next: who was not asked yet, and who does well, comes first.
@@ -334,11 +335,16 @@ class Resolver:
         self._window_sent += 1
         flight.edns = upstream.knows_edns(now)
         try:
-            flight.places.append(upstream.ports.send(flight, edns=flight.edns))
+            place = upstream.ports.send(flight, edns=flight.edns)
         except OSError as error:
             upstream.missed(now, now)
             flight.failure = Failure(DNSUnreachable, f"{upstream}: {error.strerror}")
             return False
+        # A socket that is given up for it tells who waits there, which may end this one.
+        if flight.ended:
+            place.leave()
+        else:
+            flight.places.append(place)
         return True
 
     def received(
@@ -452,19 +458,23 @@ class Resolver:
         """Look at all the deadlines: one timer, however many look-ups there are."""
         assert self._loop is not None
         now = self._loop.time()
-        for flight in [flight for flight in self._flights.values() if flight.until <= now]:
-            if flight.ended:
-                continue
-            if flight.asked:
-                self.counters.timeouts += 1
-                flight.upstream.missed(flight.asked_at, now)
-                flight.forget_tcp()
-                self.try_again(flight, slow=True)
-            else:
-                self.finish(flight, Failure(DNSTimeout, "other look-ups took all the time"))
-        self._timer = None
-        if self._flights:
-            self._call_later()
+        try:
+            for flight in [flight for flight in self._flights.values() if flight.until <= now]:
+                if not flight.ended:
+                    self._missed(flight, now)
+        finally:
+            self._timer = None
+            if self._flights:
+                self._call_later()
+
+    def _missed(self, flight: _Flight, now: float) -> None:
+        if flight.asked:
+            self.counters.timeouts += 1
+            flight.upstream.missed(flight.asked_at, now)
+            flight.forget_tcp()
+            self.try_again(flight, slow=True)
+        else:
+            self.finish(flight, Failure(DNSTimeout, "other look-ups took all the time"))
 
     def _silence(self, flight: _Flight) -> str:
         tried = ", ".join(dict.fromkeys(map(str, flight.tried)))

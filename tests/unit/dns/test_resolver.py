@@ -467,3 +467,32 @@ def test_who_learns_of_an_answer_does_not_take_the_next_question_for_it_out_of_t
             assert not resolver._queue
 
     run(scenario())
+
+
+def test_a_look_up_that_ends_while_it_is_sent_again_is_over(run, monkeypatch):
+    async def scenario():
+        async with (
+            NameServer() as server,
+            Resolver([server.address], timeout=0.2, tries=2) as resolver,
+        ):
+            server.answer = lambda _: None
+            (upstream,) = resolver._upstreams
+            send, places = upstream.ports.send, []
+
+            def ends_it(flight, *, edns):
+                if len(places) == 1:
+                    flight.refused(upstream, "refused")
+                places.append(send(flight, edns=edns))
+                return places[-1]
+
+            monkeypatch.setattr(upstream.ports, "send", ends_it)
+            with pytest.raises(DNSUnreachable):
+                await resolver.a("example.org")
+            assert len(places) == 2
+            assert not any(place._port.is_waited_at for place in places)
+            assert not resolver._flights
+            assert resolver._asked == 0
+            server.answer = lambda query: query.response()
+            assert await resolver.a("other.example.org") == ()
+
+    run(scenario())
