@@ -27,6 +27,8 @@ _MAILBOX: Final = frozenset({550, 551, 553})
 #: RFC 3463: X.1.X is about the address, X.2.X about the mailbox.
 _ADDRESS_STATUS: Final = 1
 _MAILBOX_STATUS: Final = 2
+#: X.1.7 and X.1.8 are about the sender's address.
+_SENDER_DETAILS: Final = frozenset({7, 8})
 MAX_TEXT: Final = 500
 """Characters of a back end's reply that a client is told, or the log."""
 
@@ -81,7 +83,7 @@ class Callout:
         """Say MAIL FROM:<> and RCPT for `address`; nothing is ever sent to it.
 
         A 5xx to RCPT counts where it speaks of the address (550, 551 or 553, or an enhanced
-        status code X.1.X), or of its mailbox (X.2.X). Whatever else a server refuses (this
+        status code X.1.X other than of the sender's), or of its mailbox (X.2.X). Whatever else a server refuses (this
         host, the null reverse path) says nothing about the recipient.
 
         :raises BackEndAway: there is no answer, or none about the recipient.
@@ -121,7 +123,11 @@ def _answer(reply: Reply) -> BackEndAnswer:
     enhanced = reply.enhanced
     if reply.kind == 5 and reply.code not in NOT_ABOUT_THE_MESSAGE:
         subject = enhanced[1] if enhanced is not None else 0
-        if subject == _ADDRESS_STATUS or (enhanced is None and reply.code in _MAILBOX):
+        if enhanced is None:
+            unknown = reply.code in _MAILBOX
+        else:
+            unknown = subject == _ADDRESS_STATUS and enhanced[2] not in _SENDER_DETAILS
+        if unknown:
             return BackEndAnswer(Verdict.UNKNOWN)
         if subject == _MAILBOX_STATUS:
             text = reply.text[:MAX_TEXT] or "This mailbox takes no mail"

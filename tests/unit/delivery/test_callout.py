@@ -17,6 +17,8 @@ REPLIES = {
     "joe": None,
     "unknown": SMTPError(550, "No such user", enhanced=(5, 1, 1)),
     "moved": SMTPError(551, "Not local", enhanced=(5, 1, 6)),
+    "sender": SMTPError(550, "Bad sender", enhanced=(5, 1, 7)),
+    "domain": SMTPError(553, "Sender domain not found", enhanced=(5, 1, 8)),
     "full": SMTPError(552, "Mailbox full", enhanced=(5, 2, 2)),
     "relay": SMTPError(550, "Relaying denied", enhanced=(5, 7, 1)),
     "later": SMTPError(450, "Greylisted", enhanced=(4, 7, 1)),
@@ -83,6 +85,13 @@ def test_replies_about_the_address_count_and_others_do_not():
     assert found[7] == BackEndAnswer(Verdict.KNOWN)
     assert set(judge.asked("check_sender")) == {""}
     assert judge.messages == []
+
+
+def test_a_refusal_of_the_senders_address_says_nothing_of_the_recipient():
+    assert answers("sender@example.com", "domain@example.com") == [
+        "RCPT is refused: 550 5.1.7 Bad sender",
+        "RCPT is refused: 553 5.1.8 Sender domain not found",
+    ]
 
 
 def test_a_mailbox_that_takes_no_mail_is_answered_as_the_server_does():
