@@ -334,7 +334,10 @@ class FallbackStore:
             except StoreUnavailable as exc:
                 if exc.partial:
                     break  # the probe's key is away, others may be answered
-                pause = min(2 * pause, LONGEST_PAUSE)
+            except Exception:
+                # A bug, but one that must not end the way back.
+                _log.exception("asking whether %s is back failed", self.level.name)
+            pause = min(2 * pause, LONGEST_PAUSE)
         self.level.asked = True
         away = self._clock() - self._away_since
         _log.warning(

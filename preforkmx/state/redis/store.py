@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
@@ -44,7 +44,7 @@ from preforkmx.state.redis.script import Command, Script
 from preforkmx.state.triplets import short_key, triplet_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from preforkmx.model import IPAddress
     from preforkmx.state.decisions import ConnectionLimits, GreylistSettings, Rate
@@ -188,7 +188,12 @@ class RedisStore:
         numbers = _doubles((*limits.connection_numbers, *limits.budget_numbers))
         args = (self._now(), numbers, self._member(lease), _LEASE_LIFE)
         try:
-            outcome, wait, *grants = await self._nodes.run(OPEN, keys, args)
+            reply = await self._nodes.run(OPEN, keys, args)
+            with _reading():
+                outcome, wait, *units = reply
+                if outcome != ADMITTED:
+                    return refusal(outcome, wait)
+                grants = granted(lease, _spent(units)) if units else None
         except (StoreUnavailable, asyncio.CancelledError):
             # It may be admitted all the same, now or later: its place is given back if it is.
             # Without a place that could tell, what was reserved is left to time.
@@ -196,16 +201,14 @@ class RedisStore:
                 lease.reserved = FIRST
                 self._nodes.tell(CLOSE, *self._closing(lease, NOTHING, unsure=True))
             raise
-        if outcome != ADMITTED:
-            return refusal(outcome, wait)
         if not limits.leases:
             return Admission(admitted=True)
         self._held.add(lease)
         if limits.concurrent is not None:
             self._places[lease] = asyncio.get_running_loop().time()
-        if not grants:
+        if grants is None:
             return Admission(admitted=True, lease=lease)
-        return Admission(admitted=True, lease=lease, grants=granted(lease, _spent(grants)))
+        return Admission(admitted=True, lease=lease, grants=grants)
 
     async def settle(self, lease: Lease, spent: Spent, want: Spent = NOTHING) -> Settlement:
         """Book what a session spent, and ask whether it may go on.
@@ -224,13 +227,16 @@ class RedisStore:
         left = tuple(map(_less, lease.reserved, spent))
         lease.reserved = left
         args = (self._now(), _doubles(numbers), amounts)
-        code, wait, *grants = await self._nodes.run(SETTLE, (lease.keys[ARRIVALS],), args)
-        # Another settlement of the same session may have been answered meanwhile.
-        lease.reserved = tuple(
-            have + (max(0, grant) - had)
-            for have, grant, had in zip(lease.reserved, grants, left, strict=False)
-        )
-        return settlement(code, wait, _spent(grants))
+        reply = await self._nodes.run(SETTLE, (lease.keys[ARRIVALS],), args)
+        with _reading():
+            code, wait, *grants = reply
+            answer = settlement(code, wait, _spent(grants))
+            # Another settlement of the same session may have been answered meanwhile.
+            lease.reserved = tuple(
+                have + (max(0, grant) - had)
+                for have, grant, had in zip(lease.reserved, grants[:PREPAID], left, strict=True)
+            )
+        return answer
 
     async def close_connection(self, lease: Lease, spent: Spent = NOTHING) -> None:
         """Book what the session spent, and give `lease` back.
@@ -249,7 +255,8 @@ class RedisStore:
         """Take `cost` events of the rate `limit` for `key`, or nothing."""
         args = (self._now(), cost_of(limit, cost), limit.tolerance)
         wait = await self._nodes.run(TAKE, (self._keys.rate(short_key(key)),), args)
-        return Decision(not wait, wait / MICROSECONDS)
+        with _reading():
+            return Decision(not wait, wait / MICROSECONDS)
 
     async def greylist(
         self, network: str, sender: str, recipient: str, settings: GreylistSettings
@@ -257,8 +264,10 @@ class RedisStore:
         """Look at one triplet, and remember it."""
         keys = self._keys.greylist(short_key(network), triplet_key(network, sender, recipient))
         args = (self._now(), *settings.numbers, NEW_TRIPLETS.interval, NEW_TRIPLETS.tolerance)
-        state, left, waited = await self._nodes.run(GREYLIST, keys, args)
-        return GreylistVerdict(STATES[state], left / MICROSECONDS, waited / MICROSECONDS)
+        reply = await self._nodes.run(GREYLIST, keys, args)
+        with _reading():
+            state, left, waited = reply
+            return GreylistVerdict(STATES[state], left / MICROSECONDS, waited / MICROSECONDS)
 
     async def remember(self, keys: Collection[bytes], seconds: float) -> None:
         """Know `keys` for so long from now on, also those that are known already."""
@@ -269,11 +278,12 @@ class RedisStore:
         """Return those of `keys` that are known."""
         batches = _batches(marks_of(keys))
         replies = await self._ask_of_marks(KNOWN, batches, self._now())
-        return frozenset(
-            batch[index - 1]
-            for batch, reply in zip(batches, replies, strict=True)
-            for index in reply
-        )
+        with _reading():
+            return frozenset(
+                batch[index - 1]
+                for batch, reply in zip(batches, replies, strict=True)
+                for index in reply
+            )
 
     async def forget(self, keys: Collection[bytes]) -> None:
         """Know `keys` no more."""
@@ -301,16 +311,21 @@ class RedisStore:
     async def contains(self, key: str, members: Sequence[str]) -> list[bool]:
         """Say of each of `members` whether it is in the set `key`, whoever keeps it.
 
-        One question, and a second one where it has none of them: a Redis that was emptied does
-        not know the set, which says nothing about its members.
+        It is asked whether there is the set, too: a Redis that was emptied does not know it,
+        which says nothing about its members.
 
         :param key: its whole name, in UTF-8; the prefix is not put in front of it.
         :raises StoreUnavailable: as ever, or there is no such set, or something else has the name.
         """
         keys = (key.encode(),)
         octets = [member.encode("utf-8", "surrogatepass") for member in members]
-        found = [each == 1 for each in await self._nodes.run(CONTAINS, keys, octets)]
-        if not any(found) and not await self._nodes.run(EXISTS, keys, ()):
+        # Together: one write, and one deadline for both.
+        replies, exists = await asyncio.gather(
+            self._nodes.run(CONTAINS, keys, octets), self._nodes.run(EXISTS, keys, ())
+        )
+        with _reading():
+            found = [each == 1 for _, each in zip(members, replies, strict=True)]
+        if not any(found) and not exists:
             raise StoreUnavailable(f"there is no set {key!r}", partial=True)
         return found
 
@@ -374,6 +389,18 @@ class RedisStore:
             int(unsure),
         )
         return (lease.keys[ARRIVALS], lease.keys[LEASES]), args
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Read a reply within, which may be none that the script gives.
+
+    :raises StoreUnavailable: it is not.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, IndexError, OverflowError, struct.error) as exc:
+        raise StoreUnavailable(f"Redis gave an answer that is none: {exc}") from exc
 
 
 def _batches(marks: list[bytes]) -> list[list[bytes]]:

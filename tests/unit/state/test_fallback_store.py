@@ -206,6 +206,23 @@ def test_the_way_back_needs_no_session(caplog):
     assert all("each worker for its share" in record.getMessage() for record in caplog.records)
 
 
+def test_the_way_back_survives_an_error_that_should_not_be():
+    async def scenario(store, primary, local, changes):
+        primary.away = True
+        await store.take(RATE, "key")
+        assert await changes.get() is False
+
+        async def broken(*_):
+            primary.take = answers
+            raise TypeError("no answer")
+
+        answers, primary.take = primary.take, broken
+        primary.away = False
+        assert await changes.get() is True
+
+    run(scenario)
+
+
 def test_an_outage_is_one_line_however_many_operations_it_catches(caplog):
     async def scenario(store, primary, local, changes):
         primary.away = True

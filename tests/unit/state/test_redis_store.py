@@ -425,6 +425,36 @@ def test_one_task_renews_by_itself(redis, connected, run, until, monkeypatch):
     run(scenario())
 
 
+@pytest.mark.parametrize("reply", [None, b"", 7, [], [99, 0], [1, None], [0, 0, "x"], b"OK"])
+def test_a_reply_that_is_none_is_no_answer(run, reply):
+    class Odd:
+        told = 0
+
+        async def run(self, *_):
+            return reply
+
+        def tell(self, *_):
+            self.told += 1
+
+    async def scenario():
+        nodes = Odd()
+        store = RedisStore(nodes)
+        store._token = b"token"
+        for operation in (
+            store.open_connection(HOST, EVERYTHING),
+            store.greylist("n", "s", "r", GREYLIST),
+            store.contains("set", ["a", "b", "c", "d"]),
+        ):
+            with pytest.raises(StoreUnavailable, match="none"):
+                await operation
+        assert nodes.told == 1  # the place that may have been given
+        if not isinstance(reply, int):
+            with pytest.raises(StoreUnavailable, match="none"):
+                await store.take(MINUTELY, "key")
+
+    run(scenario())
+
+
 def test_many_keys_are_renewed_in_several_turns(redis, connected, run, monkeypatch):
     monkeypatch.setattr(module, "RENEW_KEYS", 1)
 
