@@ -282,28 +282,38 @@ class FallbackStore:
             return Settlement(allowed=True)
         host = host_octets(address).hex()
         grants = [UNLIMITED] * len(BUDGETS)
-        longest: tuple[float, LimitName] = (0.0, "")
+        wanted: list[tuple[int, LimitName, Rate, int]] = []
         for index in range(PREPAID):
             rate, name = limits.budgets[index], BUDGETS[index]
-            if rate is None:
-                continue
-            grants[index] = held[index]
-            short = want[index] - held[index]
-            if short <= 0:
-                continue
-            share = self._share_of_rate(rate, self._sharers())
-            key = f"budget:{limits.name}:{name}:{host}"
-            cost = min(short, share.burst)
-            decision = await self._second.take(share, key, cost)
-            if not decision.allowed and cost > 1:
-                # Not all that is wanted, but one: then the session goes on all the same.
-                cost, decision = 1, await self._second.take(share, key)
+            if rate is not None:
+                grants[index] = held[index]
+                if want[index] > held[index]:
+                    wanted.append((index, name, rate, want[index] - held[index]))
+        # All at once: should the second store be slow, a session waits for one deadline or two.
+        answers = await asyncio.gather(
+            *(
+                self._some_of_second(rate, f"budget:{limits.name}:{name}:{host}", short)
+                for _, name, rate, short in wanted
+            )
+        )
+        longest: tuple[float, LimitName] = (0.0, "")
+        for (index, name, *_), (cost, decision) in zip(wanted, answers, strict=True):
             if decision.allowed:
                 grants[index] += cost
             else:
                 longest = max(longest, (decision.wait, name))
         wait, limit = longest
         return Settlement(not limit, limit, wait, Spent(*grants))
+
+    async def _some_of_second(self, rate: Rate, key: str, short: int) -> tuple[int, Decision]:
+        """Take what a session is `short` of; how much was asked for, and the answer."""
+        share = self._share_of_rate(rate, self._sharers())
+        cost = min(short, share.burst)
+        decision = await self._second.take(share, key, cost)
+        if not decision.allowed and cost > 1:
+            # Not all that is wanted, but one: then the session goes on all the same.
+            cost, decision = 1, await self._second.take(share, key)
+        return cost, decision
 
     def _lost(self, outages: int, why: StoreUnavailable) -> None:
         if why.partial or not self.level.asked or outages != self._outages:
