@@ -8,6 +8,7 @@ addresses of mail.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
@@ -30,6 +31,7 @@ _VERSION: Final = 1
 #: a predecessor that is still saving needs less.
 _LOCK_SECONDS: Final = 5.0
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 
 
 class _Table(NamedTuple):
@@ -90,7 +92,8 @@ class GreylistDatabase:
     def load(self, now: int) -> None:
         """Open the file and fill the maps from it, without what has expired.
 
-        A damaged file is set aside as ``<name>.corrupt``, and a new one begun.
+        A damaged file is set aside as ``<name>.corrupt``, and a new one begun. Where the disk is
+        full all is kept in memory alone, until :meth:`save` finds room.
 
         :param now: µs since 1970.
         :raises BootError: the file cannot be opened, belongs to another process, or is no
@@ -109,6 +112,10 @@ class GreylistDatabase:
                 self._open()
         except (sqlite3.Error, OSError) as exc:
             self.close()
+            if _is_no_room(exc):
+                self._failing = True
+                _log.error("greylisting cannot be saved to %s: %s", self._path, exc)
+                return
             raise BootError(f"the greylist database {self._path} cannot be opened: {exc}") from exc
 
     def save(self, changes: Changes, now: int) -> bool:
@@ -124,11 +131,12 @@ class GreylistDatabase:
             if changes:
                 self._write(changes, now)
         except (sqlite3.Error, OSError, BootError) as exc:
+            failure: Exception | None = exc
             if _is_damage(exc):
-                self._set_aside(exc)
                 changes.everything = True
-            elif not self._failing:
-                _log.error("greylisting cannot be saved to %s: %s", self._path, exc)
+                failure = self._try_to_set_aside(exc)
+            if failure is not None and not self._failing:
+                _log.error("greylisting cannot be saved to %s: %s", self._path, failure)
             self._failing = True
             return False
         if self._failing and changes:
@@ -224,11 +232,19 @@ class GreylistDatabase:
                 connection.execute("ROLLBACK")
             raise
 
+    def _try_to_set_aside(self, why: Exception) -> Exception | None:
+        """Set a damaged file aside, and return what was in the way."""
+        try:
+            self._set_aside(why)
+        except (sqlite3.Error, OSError) as exc:
+            return exc
+        return None
+
     def _set_aside(self, why: Exception) -> None:
         self.close()
         aside = self._path.with_name(f"{self._path.name}.corrupt")
-        _log.error("the greylist database %s is damaged (%s), see %s", self._path, why, aside)
         self._path.replace(aside)
+        _log.error("the greylist database %s is damaged (%s), see %s", self._path, why, aside)
         for ending in ("-wal", "-journal"):
             companion = self._path.with_name(self._path.name + ending)
             if companion.exists():
@@ -250,6 +266,16 @@ def _value(columns: list[int]) -> int | tuple[int, ...]:
 
 
 def _is_damage(exc: Exception) -> bool:
+    return _code(exc) in _DAMAGED
+
+
+def _is_no_room(exc: Exception) -> bool:
+    if isinstance(exc, OSError):
+        return exc.errno in {errno.ENOSPC, errno.EDQUOT}
+    return _code(exc) in _NO_ROOM
+
+
+def _code(exc: Exception) -> int | None:
     # The extended codes have the primary one in their lowest octet.
-    code = getattr(exc, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in _DAMAGED
+    code: int | None = getattr(exc, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF

@@ -191,6 +191,53 @@ def test_a_file_that_is_damaged_while_it_is_open_is_written_anew_from_memory(pat
     assert contents(reopened(path)) == alive(greylisting)
 
 
+def test_a_damaged_file_that_cannot_be_set_aside_is_complained_of_once(path, caplog):
+    greylisting = engine()
+    database = GreylistDatabase(path, greylisting)
+    database.load(NOW)
+    database.close()
+    caplog.clear()
+    fill(greylisting)
+    path.write_bytes(b"no database" * 1000)
+    aside = path.with_name("greylist.db.corrupt")
+    (aside / "in the way").mkdir(parents=True)
+    for _ in range(3):
+        changes = greylisting.take_changes()
+        assert not database.save(changes, NOW)
+        greylisting.give_back(changes)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    (aside / "in the way").rmdir()
+    aside.rmdir()
+    changes = greylisting.take_changes()
+    assert not database.save(changes, NOW)
+    greylisting.give_back(changes)
+    assert database.save(greylisting.take_changes(), NOW)
+    database.close()
+    assert contents(reopened(path)) == alive(greylisting)
+
+
+def test_a_disk_that_is_full_at_the_start_keeps_nobody_from_starting(path, caplog, monkeypatch):
+    greylisting = engine()
+    database = GreylistDatabase(path, greylisting)
+
+    def full(*_):
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "_prepare", full)
+        database.load(NOW)
+        fill(greylisting)
+        changes = greylisting.take_changes()
+        assert not database.save(changes, NOW)
+        greylisting.give_back(changes)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert database.save(greylisting.take_changes(), NOW)
+    database.close()
+    assert contents(reopened(path)) == alive(greylisting)
+
+
 def test_what_could_not_be_saved_is_saved_when_there_is_room_again(path, caplog):
     greylisting = engine()
     database = GreylistDatabase(path, greylisting)
