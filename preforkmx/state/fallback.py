@@ -297,11 +297,11 @@ class FallbackStore:
             )
         )
         longest: tuple[float, LimitName] = (0.0, "")
-        for (index, name, *_), (cost, decision) in zip(wanted, answers, strict=True):
+        for (index, budget, _, _), (cost, decision) in zip(wanted, answers, strict=True):
             if decision.allowed:
                 grants[index] += cost
             else:
-                longest = max(longest, (decision.wait, name))
+                longest = max(longest, (decision.wait, budget))
         wait, limit = longest
         return Settlement(not limit, limit, wait, Spent(*grants))
 
