@@ -92,7 +92,6 @@ class NameServer:
         self.records = {}
         self.queries = []
         self._heard = asyncio.Event()
-        self._connections = set()
 
     @property
     def address(self):
@@ -128,10 +127,13 @@ class NameServer:
     async def __aexit__(self, *error):
         self._transport.close()
         self._server.close()
-        for task in list(self._connections):
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
+        # Of a connection that has just been accepted the task has not begun yet.
+        while tasks := [task for task in asyncio.all_tasks() if _serves(task)]:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        # The sockets are closed in the next turn.
         await asyncio.sleep(0)
 
     async def heard(self, count):
@@ -156,7 +158,6 @@ class NameServer:
             query.respond(answer)
 
     async def _serve(self, reader, writer):
-        self._connections.add(asyncio.current_task())
         try:
             while True:
                 length = int.from_bytes(await reader.readexactly(2))
@@ -171,7 +172,10 @@ class NameServer:
             pass
         finally:
             writer.close()
-            self._connections.discard(asyncio.current_task())
+
+
+def _serves(task):
+    return task.get_coro().__qualname__ == "NameServer._serve"
 
 
 class _Datagrams(asyncio.DatagramProtocol):

@@ -55,7 +55,7 @@ def test_a_list_that_never_answers_costs_the_deadline_and_nothing_else(run):
         async with mx(lambda query: None) as (dns, greeting):
             began = time.monotonic()
             assert (await greeting()).code == 220
-            assert 0.2 <= time.monotonic() - began < 3
+            assert 0.19 <= time.monotonic() - began < 3  # uvloop rounds to milliseconds
             assert LISTED in dns.names
 
     run(scenario())

@@ -87,7 +87,7 @@ def test_a_server_that_never_answers_costs_the_deadline(run):
             began = time.monotonic()
             with pytest.raises(DNSTimeout, match=rf"no answer from {server.address} within 0\.4 s"):
                 await resolver.a("example.org")
-            assert 0.4 <= time.monotonic() - began < 2
+            assert 0.39 <= time.monotonic() - began < 2  # uvloop rounds to milliseconds
             assert len(server.queries) == 2
             assert resolver.counters.timeouts == 2
 
