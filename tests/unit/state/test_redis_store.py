@@ -214,6 +214,7 @@ def test_every_key_has_an_expiry(redis, connected, run, clock, until):
             ]
             await store.close_connection(lease, Spent(messages=1))
             await store.take(MINUTELY, "behind the end")
+            await until(lambda: not store.nodes._repeats)
             assert not _leases(redis, limits=EVERYTHING)
             for key in redis.ask("KEYS", "*"):
                 assert 0 < redis.ask("PTTL", key) <= 36 * 86_400_000 + 60_000
