@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final, Literal
 from preforkmx.body import prepend
 from preforkmx.errors import SMTPError, StoreUnavailable
 from preforkmx.middleware.base import Middleware
+from preforkmx.middleware.exemption import Exemption
 from preforkmx.middleware.verdicts import ALLOW_LISTED, SPF_PASSED
 from preforkmx.state.decisions import GreylistSettings, GreylistState
 from preforkmx.state.expiring import ExpiringMap
 from preforkmx.state.local import LocalStore
-from preforkmx.state.networks import PRIVATE, NetworkSet
 from preforkmx.state.triplets import (
     network_of,
     normalise_recipient,
@@ -89,8 +89,7 @@ class Greylist:
         self._store = store if store is not None else LocalStore()
         self._settings = GreylistSettings(delay=delay, window=window, life=life)
         self._tempfail = on_store_failure == "tempfail"
-        self._allow = NetworkSet(allow)
-        self._exempt_private = exempt_private
+        self._exemption = Exemption(allow, private=exempt_private)
         self._exempt_recipients = frozenset(address.lower() for address in exempt_recipients)
         self._clock = clock
         self._allowed: ExpiringMap[_Allowed, float] = ExpiringMap(MAX_ALLOWED, float)
@@ -145,15 +144,7 @@ class Greylist:
         return ctx.with_value(self._waited, 0.0) if ctx.value(self._waited) else None
 
     def _exempt(self, ctx: Context, peer: Peer) -> bool:
-        address = peer.address
-        return (
-            address is None
-            or peer.is_health_check
-            or peer.username is not None
-            or ctx.value(ALLOW_LISTED) is not None
-            or address in self._allow
-            or (self._exempt_private and address in PRIVATE)
-        )
+        return self._exemption.covers(peer) or ctx.value(ALLOW_LISTED) is not None
 
     def _exempt_recipient(self, address: str) -> bool:
         if not self._exempt_recipients:

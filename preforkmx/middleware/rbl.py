@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from preforkmx.body import prepend
-from preforkmx.dns import Resolver
 from preforkmx.errors import SMTPError
 from preforkmx.middleware.base import Middleware
+from preforkmx.middleware.exemption import Exemption
+from preforkmx.middleware.lookups import LookUps
 from preforkmx.middleware.rbl_list import (
     DNSList,
     Listing,
@@ -26,10 +26,9 @@ from preforkmx.middleware.rbl_lookup import Lists
 from preforkmx.middleware.rbl_score import Entry, listing, listings, score
 from preforkmx.middleware.verdicts import ALLOW_LISTED, Verdict
 from preforkmx.protocol.paths import split_mailbox
-from preforkmx.state.networks import PRIVATE, NetworkSet
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from preforkmx.context import Context
     from preforkmx.middleware.rbl_lookup import LooksUp
@@ -143,11 +142,8 @@ class RBL:
         self._threshold = threshold
         self._mark = on_fail == "mark"
         self._at: At = at or ("mail" if self._mark else "connection")
-        self._resolver = resolver
-        self._own = resolver is None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._allow = NetworkSet(allow)
-        self._exempt_private = exempt_private
+        self._look_ups = LookUps(resolver)
+        self._exempt = Exemption(allow, private=exempt_private)
         self._deadline = deadline
         self._name = name
         self._state = Lists(self._lists, clock=clock)
@@ -181,7 +177,7 @@ class RBL:
         """
         result = await self.sender_check(ctx, peer, envelope.sender)
         found = self._found(result if result is not None else ctx, peer)
-        if self._mark and found is not None and found.refused and not self._exempt(peer):
+        if self._mark and found is not None and found.refused and not self._exempt.covers(peer):
             lines = "".join(f"\r\n\t{each};" for each in found.listings)
             header = f"X-RBL: score={found.score} by {peer.server_name};{lines}"
             envelope.data = prepend(envelope.data, f"{header.removesuffix(';')}\r\n".encode())
@@ -201,38 +197,9 @@ class RBL:
             hooks["check_sender"] = self.sender_check
         if self._mark:
             hooks["handler"] = self.data_check
-        if self._own:
-            hooks["lifespan"] = self._lifespan
+        if self._look_ups.own:
+            hooks["lifespan"] = self._look_ups.lifespan
         return Middleware(name=self._name, **hooks)
-
-    @asynccontextmanager
-    async def _lifespan(self) -> AsyncIterator[None]:
-        resolver = await self._ready()
-        assert isinstance(resolver, Resolver)
-        try:
-            yield
-        finally:
-            self._loop = None
-            await resolver.close()
-
-    async def _ready(self) -> LooksUp:
-        loop = asyncio.get_running_loop()
-        if self._own and self._loop is not loop:
-            made = Resolver()
-            await made.start()
-            self._resolver, self._loop = made, loop
-        assert self._resolver is not None
-        return self._resolver
-
-    def _exempt(self, peer: Peer) -> bool:
-        address = peer.address
-        return (
-            address is None
-            or peer.is_health_check
-            or peer.username is not None
-            or address in self._allow
-            or (self._exempt_private and address in PRIVATE)
-        )
 
     def _found(self, ctx: Context, peer: Peer) -> Finding | None:
         """Return what was found of this client, None if it was not asked about."""
@@ -248,14 +215,14 @@ class RBL:
 
         :param last: what is found is not added to any more.
         """
-        if self._exempt(peer):
+        if self._exempt.covers(peer):
             return self._forget(ctx, peer)
         assert peer.address is not None
         deadline = asyncio.get_running_loop().time() + self._deadline
         before = self._found(ctx, peer)
         subject = subject_of(peer.address)
         entries = self._entries(peer.address, names)
-        resolver = await self._ready()
+        resolver = await self._look_ups.ready()
         answers = await self._state.ask(
             resolver, entries, before.answers if before else {}, self._enough(last), deadline
         )

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from preforkmx.body import prepend
-from preforkmx.dns import Resolver
 from preforkmx.errors import SMTPError
 from preforkmx.middleware.authentication_results import Result, with_result, without_results
 from preforkmx.middleware.base import Middleware
+from preforkmx.middleware.exemption import Exemption
+from preforkmx.middleware.lookups import LookUps
 from preforkmx.middleware.spf_check import TIMEOUT, check_host, load_pyspf
 from preforkmx.middleware.spf_header import received_spf
 from preforkmx.middleware.verdicts import SPF_PASSED, Verdict
-from preforkmx.state.networks import PRIVATE, NetworkSet
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import Iterable
 
     from preforkmx.context import Context
     from preforkmx.middleware.spf_check import LooksUp, SPFResult
@@ -80,9 +78,7 @@ class SPF:
         exempt_private: bool = True,
         timeout: float = TIMEOUT,
     ) -> None:
-        self._resolver = resolver
-        self._own = resolver is None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._look_ups = LookUps(resolver)
         self._refused = {
             result
             for result, action in (
@@ -93,8 +89,7 @@ class SPF:
             )
             if action in {"reject", "tempfail"}
         }
-        self._allow = NetworkSet(allow)
-        self._exempt_private = exempt_private
+        self._exempt = Exemption(allow, private=exempt_private)
         self._timeout = timeout
         load_pyspf()
 
@@ -104,14 +99,14 @@ class SPF:
         :returns: a Context that knows the result, as all checks here do.
         :raises SMTPError: 550 or 451.
         """
-        found = None if self._exempt(peer) else await self._check(ctx, peer, "")
+        found = None if self._exempt.covers(peer) else await self._check(ctx, peer, "")
         if found is None and ctx.value(_OF_HELO) is None:
             return None
         return _remember(ctx.with_value(_OF_HELO, found))
 
     async def sender_check(self, ctx: Context, peer: Peer, address: str) -> Context | None:
         """Check the reverse path, or the name of HELO where it is null (section 2.4)."""
-        found = None if self._exempt(peer) else await self._check(ctx, peer, address)
+        found = None if self._exempt.covers(peer) else await self._check(ctx, peer, address)
         if found is None and ctx.value(_OF_MAIL) is None:
             return None
         return _remember(ctx.with_value(_OF_MAIL, found))
@@ -142,43 +137,14 @@ class SPF:
             },
             "data": {"handler": self.data_check, "reset": self._forget},
         }[at]
-        if self._own:
-            hooks["lifespan"] = self._lifespan
+        if self._look_ups.own:
+            hooks["lifespan"] = self._look_ups.lifespan
         return Middleware(name="spf", **hooks)
-
-    @asynccontextmanager
-    async def _lifespan(self) -> AsyncIterator[None]:
-        resolver = await self._ready()
-        assert isinstance(resolver, Resolver)
-        try:
-            yield
-        finally:
-            self._loop = None
-            await resolver.close()
-
-    async def _ready(self) -> LooksUp:
-        loop = asyncio.get_running_loop()
-        if self._own and self._loop is not loop:
-            made = Resolver()
-            await made.start()
-            self._resolver, self._loop = made, loop
-        assert self._resolver is not None
-        return self._resolver
-
-    def _exempt(self, peer: Peer) -> bool:
-        address = peer.address
-        return (
-            address is None
-            or peer.is_health_check
-            or peer.username is not None
-            or address in self._allow
-            or (self._exempt_private and address in PRIVATE)
-        )
 
     async def _check(self, ctx: Context, peer: Peer, sender: str) -> SPFResult:
         assert peer.address is not None
         found = await check_host(
-            await self._ready(),
+            await self._look_ups.ready(),
             peer.address,
             peer.helo_name,
             sender,

@@ -17,7 +17,7 @@ from preforkmx import Server, SMTPError
 from preforkmx.app.demo_files import make_certificate
 from preforkmx.app.site import Site
 from preforkmx.dns import Resolver
-from preforkmx.middleware import spf
+from preforkmx.middleware import lookups
 from preforkmx.session.listener import Listener
 from preforkmx.testing import Client, Recorder, running
 from preforkmx.workers.seat import WorkerSeat
@@ -43,7 +43,7 @@ def from_the_readme(next_hop, name_server, monkeypatch):
             super().__init__([name_server])
 
     # The system's resolver is the machine's, and asks the internet.
-    monkeypatch.setattr(spf, "Resolver", Ours)
+    monkeypatch.setattr(lookups, "Resolver", Ours)
     site = {"__name__": "relay"}
     exec(ten_lines().replace(NEXT_HOP, next_hop), site)
     return site["server"]

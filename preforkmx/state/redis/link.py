@@ -22,7 +22,7 @@ from preforkmx.state.redis.script import pack
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from preforkmx.state.redis.script import Word
+    from preforkmx.state.redis.script import Call, Command, Script, Word
     from preforkmx.state.redis.url import Address
 
 _log = logging.getLogger("preforkmx.state")
@@ -36,8 +36,6 @@ FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 1.0
 #: A server that refuses the greeting is complained of once in so many seconds.
 COMPLAINT_SECONDS: Final = 60.0
-#: A script that was sent whole is not sent again for so many seconds, but asked for by its name.
-BROUGHT_SECONDS: Final = 1.0
 #: What CLIENT LIST shows of us.
 CLIENT_NAME: Final = "preforkmx"
 
@@ -106,7 +104,8 @@ class Link:
         self._was_ready = False
         self._resolvers: dict[str, Resolver] = {}
         self._complained = -COMPLAINT_SECONDS
-        self._brought: dict[object, float] = {}
+        # How often each script was sent whole on this connection.
+        self._sent_whole: dict[Script | Command, int] = {}
         #: Where the connection leads, or the last attempt led.
         self.address: Address | None = None
         #: Why there is no connection.
@@ -170,18 +169,22 @@ class Link:
             raise StoreUnavailable(f"{self}: {self.why}")
         self._connection.tell(command, answer)
 
-    def brings(self, script: object) -> bool:
-        """Say whether somebody has just sent this script whole, on this connection.
+    def command(self, call: Call, sent: int = 0) -> tuple[bytes, int]:
+        """Return the command that runs a script, to be sent now, and how often the script was
+        sent whole on this connection.
 
-        If not, the caller does it now.
+        It is sent whole the first time, since one that the server does not know would have to be
+        asked again, and what was sent behind it would have overtaken it. Of all who are told that
+        the server has lost it (SCRIPT FLUSH) the first one sends it again; for those behind it
+        the server has it then.
+
+        :param sent: what was returned for the command that was answered with NOSCRIPT.
         """
-        now = time.monotonic()
-        brought = self._connection is not None and (
-            now - self._brought.get(script, -BROUGHT_SECONDS) < BROUGHT_SECONDS
-        )
-        if not brought:
-            self._brought[script] = now
-        return brought
+        times = self._sent_whole.get(call.script, 0)
+        if times > sent or (times and not sent):
+            return call.by_name(), times
+        self._sent_whole[call.script] = times + 1
+        return call.whole(), times + 1
 
     def __str__(self) -> str:
         return str(self.address) if self.address is not None else "Redis"
@@ -209,7 +212,7 @@ class Link:
                 address, self._access, self._deadline, self._resolver(address), self._changed
             )
             self._connection = connection
-            self._brought.clear()
+            self._sent_whole.clear()
             self._up.set()
             self._changed()
             self._attempted.set()

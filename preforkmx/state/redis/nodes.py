@@ -6,13 +6,13 @@ import asyncio
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from hiredis import ReplyError
 
 from preforkmx.errors import StoreUnavailable
 from preforkmx.state.redis.connection import printable
-from preforkmx.state.redis.script import pack
+from preforkmx.state.redis.script import Call, pack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,18 +82,6 @@ class Nodes(Protocol):
         ...
 
 
-class _Call(NamedTuple):
-    script: Script | Command
-    keys: Sequence[bytes]
-    args: Sequence[Word]
-
-    def by_name(self) -> bytes:
-        return self.script.by_name(self.keys, self.args)
-
-    def whole(self) -> bytes:
-        return self.script.whole(self.keys, self.args)
-
-
 class Askers:
     """What all :class:`Nodes` do alike: run a script by its name, and again where need be.
 
@@ -113,9 +101,11 @@ class Askers:
         try:
             until = asyncio.get_running_loop().time() + self._deadline
             link = self._link_of(keys[0])
-            reply = await link.ask(script.by_name(keys, args))
+            call = Call(script, keys, args)
+            command, sent = link.command(call)
+            reply = await link.ask(command)
             if isinstance(reply, Exception):
-                reply = await self._again(link, reply, _Call(script, keys, args), until)
+                reply = await self._again(link, reply, call, sent, until)
             return reply
         except StoreUnavailable as exc:
             exc.partial = self._is_partial(link)
@@ -130,8 +120,9 @@ class Askers:
         """Run a script without waiting for it."""
         try:
             link = self._link_of(keys[0])
-            answer = partial(self._told, link, _Call(script, keys, args))
-            link.tell(script.by_name(keys, args), answer)
+            call = Call(script, keys, args)
+            command, sent = link.command(call)
+            link.tell(command, partial(self._told, link, call, sent))
         except StoreUnavailable:
             pass
         except Exception as exc:
@@ -173,9 +164,12 @@ class Askers:
             # The primary is elsewhere now: behind the same name, or the sentinels know.
             link.reconnect("the server has become a replica")
 
-    async def _again(self, link: Link, reply: Any, call: _Call, until: float) -> Any:
-        """Do what an error asks for, until there is a reply, and never beyond `until`."""
-        whole = known = asking = False
+    async def _again(self, link: Link, reply: Any, call: Call, sent: int, until: float) -> Any:
+        """Do what an error asks for, until there is a reply, and never beyond `until`.
+
+        :param sent: as :meth:`Link.command` gave it for the command that `reply` answers.
+        """
+        asking = False
         redirects = 0
         try:
             async with asyncio.timeout_at(until):
@@ -186,34 +180,31 @@ class Askers:
                         return reply
                     text = str(reply)
                     code = text.partition(" ")[0]
-                    if code == "NOSCRIPT" and not whole:
-                        # Of all who are told so at once one sends the script, which may be long:
-                        # for those behind it the server has it then.
-                        whole = known or not link.brings(call.script)
-                        known = True
+                    if code == "NOSCRIPT":
+                        command, sent = link.command(call, sent)
                     elif redirects < MAX_REDIRECTS and (
                         other := await self._redirected(link, code, text)
                     ):
                         link, asking = other
+                        command, sent = link.command(call)
                         redirects += 1
                     else:
                         self._refused(link, text)
                         raise StoreUnavailable(f"{link}: {printable(text)}")
-                    command = call.whole() if whole else call.by_name()
                     reply = await link.ask(command, asking=asking)
         except TimeoutError:
             raise StoreUnavailable(f"{link}: the server did not answer in time") from None
 
-    def _told(self, link: Link, call: _Call, reply: Any) -> None:
+    def _told(self, link: Link, call: Call, sent: int, reply: Any) -> None:
         if isinstance(reply, ReplyError) and len(self._repeats) < MAX_REPEATED:
-            task = asyncio.create_task(self._tell_again(link, reply, call))
+            task = asyncio.create_task(self._tell_again(link, reply, call, sent))
             self._repeats.add(task)
             task.add_done_callback(self._repeats.discard)
 
-    async def _tell_again(self, link: Link, reply: ReplyError, call: _Call) -> None:
+    async def _tell_again(self, link: Link, reply: ReplyError, call: Call, sent: int) -> None:
         try:
             until = asyncio.get_running_loop().time() + self._deadline
-            await self._again(link, reply, call, until)
+            await self._again(link, reply, call, sent, until)
         except StoreUnavailable:
             pass
         except Exception as exc:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hiredis import pack_command
 
@@ -21,7 +21,7 @@ def pack(*words: Word) -> bytes:
     return packed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Script:
     """A script that is asked for by its hash, and sent whole where Redis does not know it.
 
@@ -48,7 +48,7 @@ class Script:
         return pack(b"EVAL", self.text, len(keys), *keys, *args)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Command:
     """A command of Redis' own, asked for as a script is.
 
@@ -64,3 +64,19 @@ class Command:
     def whole(self, keys: Sequence[bytes], args: Sequence[Word]) -> bytes:
         """Return the same: there is nothing that Redis might not know."""
         return self.by_name(keys, args)
+
+
+class Call(NamedTuple):
+    """One run of a script, or of a command."""
+
+    script: Script | Command
+    keys: Sequence[bytes]
+    args: Sequence[Word]
+
+    def by_name(self) -> bytes:
+        """Return the command that runs it if Redis has it."""
+        return self.script.by_name(self.keys, self.args)
+
+    def whole(self) -> bytes:
+        """Return the command that brings and runs it."""
+        return self.script.whole(self.keys, self.args)

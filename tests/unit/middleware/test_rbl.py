@@ -816,7 +816,7 @@ def test_an_rbl_without_a_resolver_makes_one_in_each_loop_and_closes_it(run):
         for _ in range(2):
             async with running(_server(rbl)) as address, await Client.connect(address) as smtp:
                 assert (await smtp.reply()).code == 220
-                resolver = rbl._resolver
+                resolver = rbl._look_ups._resolver
                 assert resolver.servers
             with pytest.raises(DNSError, match="closed"):
                 await resolver.a("example.org")

@@ -266,12 +266,12 @@ def test_without_a_resolver_it_has_one_of_its_own_for_as_long_as_it_runs(run):
 
     async def scenario():
         async with running(server):
-            first = await check._ready()
-            assert await check._ready() is first
+            first = await check._look_ups.ready()
+            assert await check._look_ups.ready() is first
             assert first.servers
         # Another loop, or another start: another resolver.
         async with running(server):
-            assert await check._ready() is not first
+            assert await check._look_ups.ready() is not first
 
     run(scenario())
 
