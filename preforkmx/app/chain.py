@@ -96,10 +96,9 @@ def make_store(state: State, socket: Path | None, seat: WorkerSeat) -> Store:
         store = FallbackStore(
             RedisStore(nodes, prefix=state.prefix), store, name=f"Redis at {target.shown}"
         )
-    levels = store.levels
+    first = store.level
 
     def look() -> StoreReading:
-        first = levels[0]
         return StoreReading(not first.asked, first.steps_down, first.fell_back)
 
     seat.store = look
@@ -198,9 +197,9 @@ def rates_of(table: RateLimit) -> dict[str, Rate]:
     return rates
 
 
-def name_of(number: int) -> str:
-    """Return the name of the ``rate_limit`` with this number, from 1."""
-    return "rate_limit" if number == 1 else f"rate_limit {number}"
+def name_of(use: str, number: int) -> str:
+    """Return the name of the middleware of this kind with this number, from 1."""
+    return use if number == 1 else f"{use} {number}"
 
 
 def _rate_limit(table: RateLimit, store: Store, number: int) -> Middleware:
@@ -210,7 +209,7 @@ def _rate_limit(table: RateLimit, store: Store, number: int) -> Middleware:
         **rates,
         concurrent=table.concurrent,
         allow=table.allow,
-        name=name_of(number),
+        name=name_of(table.use, number),
     )
 
 
@@ -225,7 +224,7 @@ def _users(table: Users, number: int) -> Middleware:
 def _recipients(
     table: Recipients, store: Store, number: int, hostname: str, domains: Sequence[str]
 ) -> Middleware:
-    name = "recipients" if number == 1 else f"recipients {number}"
+    name = name_of(table.use, number)
     sources: list[Source] = []
     if table.file is not None:
         sources.append(read_recipients(table.file, separator=table.separator))
@@ -327,7 +326,7 @@ def _rbl(table: RBL, number: int, resolver: SharedResolver) -> Middleware:
         resolver=resolver_of(resolver),
         allow=table.allow,
         exempt_private=table.exempt_private,
-        name="rbl" if number == 1 else f"rbl {number}",
+        name=name_of(table.use, number),
     ).middleware()
 
 

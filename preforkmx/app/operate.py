@@ -252,7 +252,7 @@ def _limit_sets(config: Config) -> Iterator[LimitSet]:
     for table in config.middleware:
         numbers[table.use] += 1
         if isinstance(table, RateLimit):
-            name, rates = chain.name_of(numbers[table.use]), chain.rates_of(table)
+            name, rates = chain.name_of(table.use, numbers[table.use]), chain.rates_of(table)
             of_addresses: dict[str, Rate] = {
                 limit: rates.pop(limit) for limit in _PER_ADDRESS if limit in rates
             }

@@ -52,11 +52,12 @@ class Harvest:
 
         :raises SMTPError: 450 4.7.1.
         """
-        host = self._host(peer)
-        if host is not None:
-            refusal = self._blocked.look(host)
-            if refusal is not None:
-                raise _refused(refusal)
+        if peer.address is None:
+            return
+        # Most are not blocked, and no list of networks is searched for them.
+        refusal = self._blocked.look(host_octets(peer.address))
+        if refusal is not None and self._host(peer) is not None:
+            raise _refused(refusal)
 
     async def count(self, peer: Peer) -> None:
         """Count an unknown recipient.

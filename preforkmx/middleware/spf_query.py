@@ -7,7 +7,6 @@ dnspython's resolver: 1.7 MiB, and 50 ms.
 
 from __future__ import annotations
 
-import re
 import time
 import warnings
 from contextvars import ContextVar
@@ -39,7 +38,6 @@ MAX_NAMES: Final = 128
 _MAX_NAME: Final = 253
 #: Characters of an explanation before its macros are expanded.
 _MAX_EXPLANATION: Final = 512
-_UNKNOWN = re.compile(r"[^!-~]+")
 
 
 class Question(NamedTuple):

@@ -114,6 +114,7 @@ def _give_up(session: Session, reason: MessageAborted | None, reply: Reply | Non
     if session.held is not None:
         session.core.give_up_chunks()
         session.end_transaction("aborted", error=str(reason))
+        session.reset_is_due = True
         if reply is not None and reply.close and not session.core.closed:
             # A handler that crashed ends its session.
             session.held = None

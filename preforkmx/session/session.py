@@ -69,6 +69,7 @@ class Session(HookedWire):
         "envelope",
         "held",
         "lmtp",
+        "reset_is_due",
         "via",
     )
 
@@ -84,6 +85,9 @@ class Session(HookedWire):
         self._until = inf
         self.held: Event | None = None
         """An event that somebody else met, and leaves to :meth:`run`."""
+        self.reset_is_due = False
+        """A message was given up for a command that came between its chunks, and the reset hooks
+        have not heard of it."""
         self.lmtp = False
         """The listener speaks LMTP."""
         self.via: str | None = None
@@ -344,6 +348,14 @@ class Session(HookedWire):
         refusal = await self.ask(self.service.chain.check_helo, event.name)
         if refusal is not None:
             self.peer = peer
+            if self.reset_is_due:
+                # Between two chunks it has given the message up all the same.
+                by = self.by
+                failure = await self._reset_transaction("reset")
+                if failure is not None and failure.close:
+                    refusal = failure
+                else:
+                    self.by = by
             self.core.refuse(refusal)
             return
         # The transaction is forgotten whatever a reset hook says of it.
@@ -558,6 +570,7 @@ class Session(HookedWire):
 
     async def _reset_transaction(self, outcome: str) -> Reply | None:
         """Forget the transaction and run the reset hooks."""
+        self.reset_is_due = False
         self.end_transaction(outcome)
         return await self.ask(self.service.chain.reset)
 

@@ -126,8 +126,6 @@ class FallbackStore:
         #: What became of the primary store.
         self.level = Level(name)
         self._away_since = 0.0
-        # Counts the outages: an operation that began before one says nothing about the next.
-        self._outages = 0
         self._probing: asyncio.Task[None] | None = None
 
     @property
@@ -152,7 +150,7 @@ class FallbackStore:
     async def open_connection(self, address: IPAddress, limits: ConnectionLimits) -> Admission:
         """Ask the primary store, else the second for this worker's share."""
         if self.level.asked:
-            outages = self._outages
+            outages = self.level.steps_down
             try:
                 return await self._primary.open_connection(address, limits)
             except StoreUnavailable as exc:
@@ -174,7 +172,7 @@ class FallbackStore:
         owed = lease.owed.plus(spent)
         held = tuple(max(0, reserved - owed[n]) for n, reserved in enumerate(lease.reserved))
         if self.level.asked:
-            outages = self._outages
+            outages = self.level.steps_down
             # Told once, even where nobody hears the answer: twice would be a debt for nothing.
             lease.owed = NOTHING
             try:
@@ -198,7 +196,7 @@ class FallbackStore:
     async def take(self, limit: Rate, key: str, cost: int = 1) -> Decision:
         """Ask the primary store, else the second for this worker's share."""
         if self.level.asked:
-            outages = self._outages
+            outages = self.level.steps_down
             try:
                 return await self._primary.take(limit, key, cost)
             except StoreUnavailable as exc:
@@ -263,7 +261,7 @@ class FallbackStore:
         """
         if not self.level.asked:
             raise StoreUnavailable(f"the store that knows {known} is away")
-        outages = self._outages
+        outages = self.level.steps_down
         try:
             yield
         except StoreUnavailable as exc:
@@ -316,11 +314,10 @@ class FallbackStore:
         return cost, decision
 
     def _lost(self, outages: int, why: StoreUnavailable) -> None:
-        if why.partial or not self.level.asked or outages != self._outages:
+        if why.partial or not self.level.asked or outages != self.level.steps_down:
             return
         self.level.asked = False
         self.level.steps_down += 1
-        self._outages += 1
         self._away_since = self._clock()
         _log.warning(
             "%s is away: %s; until it is back limits are asked of %s",

@@ -125,10 +125,6 @@ class Link(asyncio.Protocol):
                 reply = self._next_reply()
         return reply
 
-    def early_reply(self) -> Reply | None:
-        """Return a reply that is here already."""
-        return self._next_reply()
-
     async def drain(self, seconds: float) -> None:
         """Send what is to be said, and wait until the server has taken enough of it.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from preforkmx.delivery.nexthop.client import Client
 from preforkmx.delivery.nexthop.errors import LinkLost, NextHopError, NoConnection, NotReady
-from preforkmx.delivery.nexthop.link import Link
+from preforkmx.delivery.nexthop.link import HIGH_WATER, Link
 from preforkmx.delivery.nexthop.proxy import proxy_header, xclient
 
 if TYPE_CHECKING:
@@ -70,22 +70,24 @@ async def introduce(link: Link, settings: Settings, peer: Peer) -> None:
     line = xclient(peer, link.client.offers)
     if line is None or line == link.about:
         return
-    seconds = settings.timeouts.greeting
+    loop = asyncio.get_running_loop()
+    until = loop.time() + settings.timeouts.greeting
     link.client.xclient(line)
-    reply = await link.reply(seconds)
+    reply = await link.reply(settings.timeouts.greeting)
     if reply.kind >= 4:
         raise NotReady(f"XCLIENT was answered with {reply}")
-    await _hello(link, settings, seconds)
+    await _hello(link, settings, until)
     link.about = line
 
 
-async def _hello(link: Link, settings: Settings, seconds: float) -> None:
+async def _hello(link: Link, settings: Settings, until: float) -> None:
+    loop = asyncio.get_running_loop()
     link.client.hello(settings.hostname)
-    reply = await link.reply(seconds)
+    reply = await link.reply(max(0.0, until - loop.time()))
     if reply.kind == 5 and not settings.lmtp and link.client.alive:
         # RFC 5321 section 3.2: a server may know no EHLO.
         link.client.hello(settings.hostname, old=True)
-        reply = await link.reply(seconds)
+        reply = await link.reply(max(0.0, until - loop.time()))
     if reply.kind >= 4:
         raise NotReady(f"it does not greet: {reply}")
 
@@ -110,7 +112,7 @@ class _Opening:
                 link.transport.write(proxy_header(self._peer))
                 link.about = self._peer
             await self._greeted(link)
-            await _hello(link, settings, self._at_most(settings.timeouts.greeting))
+            await self._hello(link)
             if tls:
                 await self._encrypt(link)
             if settings.credentials is not None:
@@ -143,13 +145,12 @@ class _Opening:
 
     async def _encrypt(self, link: Link) -> None:
         settings, client = self._settings, link.client
-        seconds = self._at_most(settings.timeouts.greeting)
         if "STARTTLS" not in client.offers:
             if settings.tls != "may":
                 raise NotReady("it offers no STARTTLS")
             return
         client.starttls()
-        reply = await link.reply(seconds)
+        reply = await link.reply(self._at_most(settings.timeouts.greeting))
         if reply.kind >= 4:
             if settings.tls != "may":
                 raise NotReady(f"STARTTLS was answered with {reply}")
@@ -157,7 +158,11 @@ class _Opening:
         await self._shake_hands(link)
         client.tls_started()
         link.verified = settings.tls == "verify"
-        await _hello(link, settings, seconds)
+        await self._hello(link)
+
+    async def _hello(self, link: Link) -> None:
+        seconds = self._at_most(self._settings.timeouts.greeting)
+        await _hello(link, self._settings, self._loop.time() + seconds)
 
     async def _shake_hands(self, link: Link) -> None:
         settings, server = self._settings, self._server
@@ -181,7 +186,7 @@ class _Opening:
         if transport is None:
             raise _HandshakeFailed("no TLS: the server closed the connection")
         link.transport = transport
-        transport.set_write_buffer_limits(high=65536)
+        transport.set_write_buffer_limits(high=HIGH_WATER)
 
     async def _authenticate(self, link: Link) -> None:
         settings, client = self._settings, link.client

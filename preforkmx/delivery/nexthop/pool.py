@@ -150,7 +150,9 @@ class Pool:
         link.when_lost = self._leaving.discard
         if not link.lost:
             self._leaving.add(link)
-            link.close(linger=not self._closed)
+            # No more than there are links: a server that is slow to close costs no more sockets.
+            few = len(self._leaving) <= self.settings.connections
+            link.close(linger=few and not self._closed)
 
     def _kept(self) -> Link | None:
         """Return a link that is idle, to the first server that works."""

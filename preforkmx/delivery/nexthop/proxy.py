@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING
 
 from preforkmx.protocol import xtext
@@ -60,12 +59,6 @@ def xclient(peer: Peer, offers: Offers) -> str | None:
     }
     words = [f"{name}={known[name]}" for name in offers.arguments("XCLIENT") if name in known]
     return f"XCLIENT {' '.join(dict.fromkeys(words))}" if words else None
-
-
-def no_delay(sock: socket.socket | None) -> None:
-    """Let small writes leave at once; asyncio does so by itself, other loops may not."""
-    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _encoded(text: str | None) -> str:

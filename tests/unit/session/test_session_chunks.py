@@ -318,6 +318,28 @@ def test_a_command_between_two_chunks_aborts_the_message(
     assert call.arguments == (None,)
 
 
+def test_reset_hooks_hear_of_a_message_that_a_refused_greeting_gave_up(run, reader, recorder):
+    async def refuse(ctx, peer, name):
+        if name == "other.example":
+            raise SMTPError(550, "Not you", enhanced=(5, 7, 1))
+
+    server = Server(handler=reader)
+    server.use(Middleware(check_helo=refuse, reset=recorder.reset))
+
+    async def dialogue():
+        async with running(server) as address, await Client.connect(address) as client:
+            await begin(client)
+            await client.send(b"BDAT 5\r\nhello")
+            assert (await client.reply()).code == 250
+            assert (await client.command("EHLO other.example")).code == 550
+            assert len(recorder.of("reset")) == 1
+            # Nothing is given up by the next one.
+            assert (await client.command("EHLO other.example")).code == 550
+            assert len(recorder.of("reset")) == 1
+
+    run(dialogue())
+
+
 def test_a_transfer_that_was_reset_is_aborted_in_the_log(run, reader):
     async def dialogue(client):
         await begin(client)
