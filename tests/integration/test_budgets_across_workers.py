@@ -14,7 +14,11 @@ pytestmark = pytest.mark.integration
 
 SESSIONS = 50
 
+# A store that is late once would let a worker count by itself.
 SITE = """
+[state]
+deadline = "10s"
+
 [[middleware]]
 use = "rate_limit"
 {limit}
@@ -97,8 +101,9 @@ def test_messages_of_many_sessions_over_four_workers_are_exactly_the_limit(tmp_p
         assert "(limit: messages), try again in" in newcomer.text
         assert mx.stop() == 0
         assert " limit=messages " in mx.log
-        ended = [line for line in mx.log.splitlines() if "event=session" in line]
-        assert len({re.findall(r' worker="?([^" ]+)', line)[0] for line in ended}) == 4
+        # The kernel spread them, also those that were refused: it was no single worker's limit.
+        met = [line for line in mx.log.splitlines() if re.search("event=(session|refused)", line)]
+        assert len({re.findall(r' worker="?([^" ]+)', line)[0] for line in met}) == 4
         # Nobody was given a 5xx for it, and no session failed.
         assert "ended=error" not in mx.log
 

@@ -114,7 +114,7 @@ def test_a_server_that_is_stopped_costs_the_deadline_and_another_one_nothing_for
             began = time.monotonic()
             with pytest.raises(DNSTimeout):
                 await resolver.a("b.many.example.org")
-            assert 2 <= time.monotonic() - began < 4
+            assert 1.99 <= time.monotonic() - began < 4  # uvloop rounds to milliseconds
             # What is known needs nobody.
             assert await resolver.a("a.many.example.org")
             async with Resolver([first.address, second.address], timeout=1) as both:

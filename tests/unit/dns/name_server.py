@@ -128,8 +128,10 @@ class NameServer:
         self._transport.close()
         self._server.close()
         await self._server.wait_closed()
-        # Of a connection that has just been accepted the task has not begun yet.
+        # Of a connection that has just been accepted the task has not begun yet: it has its first
+        # turn, and ends like any other. One that is cancelled before it is an error to streams.
         while tasks := [task for task in asyncio.all_tasks() if _serves(task)]:
+            await asyncio.sleep(0)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -168,7 +170,7 @@ class NameServer:
 
                 self.take(Query(wire, writer.get_extra_info("peername"), True, respond))
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             writer.close()

@@ -411,11 +411,12 @@ def test_questions_leave_no_faster_than_a_servers_buffer_takes_them(run, monkeyp
             assert resolver.counters.sent == 10
             # Who goes away is not asked for.
             await resolver.close()
-            assert {type(error) for error in await asyncio.gather(*tasks, return_exceptions=True)}
+            given_up = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(isinstance(error, DNSError) for error in given_up), given_up
             await resolver.start()
             tasks = [asyncio.create_task(resolver.a(f"m{n}.example.org")) for n in range(45)]
             await server.heard(55)
-            assert time.monotonic() - began >= 4 * 0.05
+            assert time.monotonic() - began >= 4 * 0.05 - 0.01  # uvloop rounds to milliseconds
             for query in server.queries:
                 query.respond(query.response(f"{query.name}. 300 IN A 192.0.2.1"))
             assert len(await asyncio.gather(*tasks)) == 45
